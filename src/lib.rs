@@ -1,0 +1,1 @@
+//! lsqd: a least-squares prediction service.

@@ -1,0 +1,2 @@
+//! The `lsqd` binary.
+fn main() {}
