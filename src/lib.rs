@@ -1,1 +1,3 @@
 //! lsqd: a least-squares prediction service.
+
+pub mod store;

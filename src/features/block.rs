@@ -1,0 +1,228 @@
+//! Frames of a stored dataset to blocks of the design: X (n×p), Y (n×q) and weights (n), column by column, without the whole matrix.
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float64Type, Int32Type, Int64Type};
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
+use faer::MatRef;
+
+use super::{Design, Encoding};
+
+/// The columns that a fit reads, in the order in which their arrays are handed to [`assemble`]: features, targets, weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Roles<'a> {
+    /// What the feature columns become.
+    pub design: &'a Design,
+    /// How many targets, q.
+    pub targets: usize,
+    /// Whether a weights column follows.
+    pub weighted: bool,
+}
+
+/// A block of rows, reused from one call to the next.
+#[derive(Debug, Default)]
+pub struct Block {
+    rows: usize,
+    columns: usize,
+    responses: usize,
+    design: Vec<f64>,
+    response: Vec<f64>,
+    weights: Vec<f64>,
+    kept: Vec<usize>,
+}
+
+impl Block {
+    /// Rows in it: those of the frame in which nothing is missing.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// X, rows×p.
+    #[must_use]
+    pub fn design(&self) -> MatRef<'_, f64> {
+        MatRef::from_column_major_slice(&self.design, self.rows, self.columns)
+    }
+
+    /// Y, rows×q.
+    #[must_use]
+    pub fn response(&self) -> MatRef<'_, f64> {
+        MatRef::from_column_major_slice(&self.response, self.rows, self.responses)
+    }
+
+    /// The weights, when there are any.
+    #[must_use]
+    pub fn weights(&self) -> Option<&[f64]> {
+        (!self.weights.is_empty()).then_some(&self.weights)
+    }
+}
+
+/// A stored column that does not fit its role.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BlockError {
+    /// The array is not of a kind that the role can read.
+    #[error("a stored column has changed its type since the fit began")]
+    Type,
+    /// A category that the first pass over the same rows did not meet.
+    #[error("a stored category was not seen in the first pass")]
+    Level,
+    /// A weight below zero, by its row in the frame.
+    #[error("a weight is negative")]
+    NegativeWeight(usize),
+}
+
+/// Fills `block` with the complete rows of `rows` (a range of the frame): rows in which no feature, target or weight is missing.
+/// Returns how many rows were left out.
+///
+/// # Errors
+/// See [`BlockError`].
+pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usize>, block: &mut Block) -> Result<usize, BlockError> {
+    block.kept.clear();
+    if arrays.iter().all(|array| array.null_count() == 0) {
+        block.kept.extend(rows.clone());
+    } else {
+        block.kept.extend(rows.clone().filter(|&row| arrays.iter().all(|array| array.is_valid(row))));
+    }
+    let kept = std::mem::take(&mut block.kept);
+    let count = kept.len();
+    block.rows = count;
+    block.columns = roles.design.width();
+    block.responses = roles.targets;
+    block.design.clear();
+    block.design.resize(count * block.columns, 0.0);
+    let features = roles.design.features();
+    let mut result = Ok(());
+    for (index, (feature, array)) in features.iter().zip(arrays).enumerate() {
+        let columns = roles.design.columns_of(index);
+        let out = &mut block.design[columns.start * count..columns.end * count];
+        result = result.and(match &feature.encoding {
+            Encoding::Identity => numbers(array, &kept, out),
+            Encoding::Onehot { levels, drop_first, .. } => indicators(array, levels, *drop_first, &kept, out),
+        });
+    }
+    block.response.clear();
+    block.response.resize(count * roles.targets, 0.0);
+    for (target, array) in arrays[features.len()..].iter().take(roles.targets).enumerate() {
+        result = result.and(numbers(array, &kept, &mut block.response[target * count..(target + 1) * count]));
+    }
+    block.weights.clear();
+    if roles.weighted {
+        block.weights.resize(count, 0.0);
+        result = result.and(numbers(&arrays[features.len() + roles.targets], &kept, &mut block.weights));
+        if let Some(position) = block.weights.iter().position(|weight| *weight < 0.0) {
+            result = result.and(Err(BlockError::NegativeWeight(kept[position])));
+        }
+    }
+    block.kept = kept;
+    result.map(|()| rows.len() - count)
+}
+
+fn numbers(array: &ArrayRef, kept: &[usize], out: &mut [f64]) -> Result<(), BlockError> {
+    let contiguous = kept.first().zip(kept.last()).filter(|(first, last)| *last - *first + 1 == kept.len()).map(|(first, last)| *first..*last + 1);
+    match array.data_type() {
+        DataType::Float64 => {
+            let values = array.as_primitive::<Float64Type>().values();
+            if let Some(range) = contiguous {
+                out.copy_from_slice(&values[range]);
+            } else {
+                for (out, &row) in out.iter_mut().zip(kept) {
+                    *out = values[row];
+                }
+            }
+        }
+        DataType::Int64 => {
+            let values = array.as_primitive::<Int64Type>().values();
+            for (out, &row) in out.iter_mut().zip(kept) {
+                #[allow(clippy::cast_precision_loss)] // an integer column is a number column to the fit
+                {
+                    *out = values[row] as f64;
+                }
+            }
+        }
+        DataType::Boolean => {
+            let values = array.as_boolean();
+            for (out, &row) in out.iter_mut().zip(kept) {
+                *out = f64::from(u8::from(values.value(row)));
+            }
+        }
+        _ => return Err(BlockError::Type),
+    }
+    Ok(())
+}
+
+/// The level of a cell as text: what the dictionary says, or the canonical text of a whole number or boolean.
+pub(crate) fn level_texts(array: &ArrayRef) -> Result<Levels, BlockError> {
+    match array.data_type() {
+        DataType::Dictionary(..) => {
+            let dictionary = array.as_dictionary_opt::<Int32Type>().ok_or(BlockError::Type)?;
+            let texts = dictionary.values().as_string_opt::<i32>().ok_or(BlockError::Type)?;
+            Ok(Levels {
+                texts: texts.iter().map(|text| text.unwrap_or_default().to_owned()).collect(),
+                codes: dictionary.keys().values().iter().map(|code| usize::try_from(*code).unwrap_or(0)).collect(),
+            })
+        }
+        DataType::Int64 => Ok(Levels::collect(array.as_primitive::<Int64Type>().values().iter().map(i64::to_string))),
+        DataType::Boolean => Ok(Levels::collect(array.as_boolean().iter().map(|value| value.unwrap_or_default().to_string()))),
+        _ => Err(BlockError::Type),
+    }
+}
+
+/// A column of categories: distinct texts, and for each row which.
+pub(crate) struct Levels {
+    pub(crate) texts: Vec<String>,
+    pub(crate) codes: Vec<usize>,
+}
+
+impl Levels {
+    fn collect(cells: impl Iterator<Item = String>) -> Self {
+        let mut seen = std::collections::HashMap::new();
+        let mut texts = Vec::new();
+        let codes = cells
+            .map(|cell| {
+                *seen.entry(cell).or_insert_with_key(|cell| {
+                    texts.push(cell.clone());
+                    texts.len() - 1
+                })
+            })
+            .collect();
+        Self { texts, codes }
+    }
+}
+
+fn indicators(array: &ArrayRef, levels: &[String], drop_first: bool, kept: &[usize], out: &mut [f64]) -> Result<(), BlockError> {
+    let found = level_texts(array)?;
+    // Each chunk has a dictionary of its own: map its entries to the version's levels once, not row by row.
+    let places: std::collections::HashMap<&str, usize> = levels.iter().enumerate().map(|(index, level)| (level.as_str(), index)).collect();
+    let places: Vec<Option<usize>> = found.texts.iter().map(|text| places.get(text.as_str()).copied()).collect();
+    for (position, &row) in kept.iter().enumerate() {
+        let level = places.get(found.codes[row]).copied().flatten().ok_or(BlockError::Level)?;
+        if let Some(column) = level.checked_sub(usize::from(drop_first)) {
+            out[column * kept.len() + position] = 1.0;
+        }
+    }
+    Ok(())
+}
+
+/// Adds to `levels` those of column `index` that occur in rows in which no column of `arrays` is missing.
+///
+/// # Errors
+/// The column is not one of categories.
+pub fn levels_of_complete_rows(
+    arrays: &[ArrayRef],
+    index: usize,
+    levels: &mut std::collections::BTreeSet<String>,
+) -> Result<(), BlockError> {
+    let found = level_texts(&arrays[index])?;
+    let mut met = vec![false; found.texts.len()];
+    let complete = arrays.iter().all(|array| array.null_count() == 0);
+    for (row, code) in found.codes.iter().enumerate() {
+        if let Some(met) = met.get_mut(*code)
+            && !*met
+            && (complete || arrays.iter().all(|array| array.is_valid(row)))
+        {
+            *met = true;
+        }
+    }
+    levels.extend(found.texts.into_iter().zip(met).filter(|(_, met)| *met).map(|(text, _)| text));
+    Ok(())
+}

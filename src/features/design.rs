@@ -1,0 +1,209 @@
+//! Features and the design columns they make.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{ColumnType, Input, InputKind};
+
+/// What to do with a category that training never saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unseen {
+    /// Refuse the row and name the column.
+    #[default]
+    Error,
+    /// All indicators zero: the row is predicted as the dropped level would be (or as none, when no level was dropped).
+    Baseline,
+}
+
+/// How a column enters the design.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "as", rename_all = "lowercase")]
+pub enum Encoding {
+    /// Its number; booleans are 0 and 1.
+    Identity,
+    /// One 0/1 column a level.
+    Onehot {
+        /// The levels in order; a cell holds an index into this list.
+        levels: Vec<String>,
+        /// Whether the first level has no column of its own (it is what the intercept stands for).
+        drop_first: bool,
+        /// A level that is not in the list.
+        unseen: Unseen,
+    },
+}
+
+/// A column of the table and its encoding, fitted on the training rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feature {
+    /// The column's name.
+    pub name: String,
+    /// Its type in the training table.
+    #[serde(rename = "type")]
+    pub kind: ColumnType,
+    /// What becomes of it.
+    #[serde(flatten)]
+    pub encoding: Encoding,
+}
+
+impl Feature {
+    /// Design columns it makes.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        match &self.encoding {
+            Encoding::Identity => 1,
+            Encoding::Onehot { levels, drop_first, .. } => levels.len() - usize::from(*drop_first && !levels.is_empty()),
+        }
+    }
+
+    /// What a row of a request must hold for it.
+    #[must_use]
+    pub fn input(&self) -> Input {
+        let kind = match (&self.encoding, self.kind) {
+            (Encoding::Onehot { levels, unseen, .. }, _) => InputKind::Category {
+                levels: (0..).zip(levels).map(|(index, level)| (level.clone(), index)).collect::<HashMap<String, u32>>(),
+                unseen: match unseen {
+                    Unseen::Error => crate::frame::Unseen::Error,
+                    Unseen::Baseline => crate::frame::Unseen::Baseline,
+                },
+            },
+            (Encoding::Identity, ColumnType::Boolean) => InputKind::Boolean,
+            (Encoding::Identity, ColumnType::Integer) => InputKind::Integer,
+            (Encoding::Identity, _) => InputKind::Number,
+        };
+        Input { name: self.name.clone(), kind, required: true }
+    }
+}
+
+/// The features of a model in order: cells of a row (one a feature) to a row of X (p values).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Design {
+    features: Vec<Feature>,
+    /// First design column of each feature, and p at the end.
+    offsets: Vec<usize>,
+    /// Whether every feature is a single number, so that cells are the design row.
+    plain: bool,
+}
+
+impl Design {
+    /// A design of these features.
+    #[must_use]
+    pub fn new(features: Vec<Feature>) -> Self {
+        let mut offsets = Vec::with_capacity(features.len() + 1);
+        let mut width = 0;
+        for feature in &features {
+            offsets.push(width);
+            width += feature.width();
+        }
+        offsets.push(width);
+        let plain = features.iter().all(|feature| feature.encoding == Encoding::Identity);
+        Self { features, offsets, plain }
+    }
+
+    /// The features.
+    #[must_use]
+    pub fn features(&self) -> &[Feature] {
+        &self.features
+    }
+
+    /// p, the number of design columns without an intercept.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.offsets.last().copied().unwrap_or(0)
+    }
+
+    /// The design columns of a feature.
+    #[must_use]
+    pub fn columns_of(&self, feature: usize) -> std::ops::Range<usize> {
+        self.offsets[feature]..self.offsets[feature + 1]
+    }
+
+    /// Readable names of the p design columns: `x`, `region=north`.
+    #[must_use]
+    pub fn column_names(&self) -> Vec<String> {
+        self.features
+            .iter()
+            .flat_map(|feature| match &feature.encoding {
+                Encoding::Identity => vec![feature.name.clone()],
+                Encoding::Onehot { levels, drop_first, .. } => {
+                    levels.iter().skip(usize::from(*drop_first)).map(|level| format!("{}={level}", feature.name)).collect()
+                }
+            })
+            .collect()
+    }
+
+    /// A row of X (p values) from a row of cells (one a feature; a category cell holds its level's index, −1 for an unseen one).
+    /// Borrows the cells where they already are the row.
+    #[must_use]
+    pub fn row<'a>(&self, cells: &'a [f64], scratch: &'a mut Vec<f64>) -> &'a [f64] {
+        if self.plain {
+            return cells;
+        }
+        scratch.clear();
+        scratch.resize(self.width(), 0.0);
+        for (index, (feature, &cell)) in self.features.iter().zip(cells).enumerate() {
+            let offset = self.offsets[index];
+            match &feature.encoding {
+                Encoding::Identity => scratch[offset] = cell,
+                Encoding::Onehot { drop_first, .. } => {
+                    let shifted = cell - f64::from(u8::from(*drop_first));
+                    if shifted >= 0.0 {
+                        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a level's index: small, whole, not negative
+                        let level = shifted as usize;
+                        scratch[offset + level] = 1.0;
+                    }
+                }
+            }
+        }
+        scratch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(drop_first: bool) -> Feature {
+        Feature {
+            name: "region".into(),
+            kind: ColumnType::Category,
+            encoding: Encoding::Onehot {
+                levels: vec!["east".into(), "north".into(), "west".into()],
+                drop_first,
+                unseen: Unseen::Baseline,
+            },
+        }
+    }
+
+    fn size() -> Feature {
+        Feature { name: "size".into(), kind: ColumnType::Number, encoding: Encoding::Identity }
+    }
+
+    #[test]
+    fn a_dropped_level_and_an_unseen_one_have_no_indicator() {
+        let design = Design::new(vec![region(true), size()]);
+        assert_eq!(design.column_names(), ["region=north", "region=west", "size"]);
+        let mut scratch = Vec::new();
+        assert_eq!(design.row(&[0.0, 7.0], &mut scratch), [0.0, 0.0, 7.0]);
+        assert_eq!(design.row(&[2.0, 7.0], &mut scratch), [0.0, 1.0, 7.0]);
+        assert_eq!(design.row(&[-1.0, 7.0], &mut scratch), [0.0, 0.0, 7.0]);
+    }
+
+    #[test]
+    fn without_dropping_every_level_has_its_column() {
+        let design = Design::new(vec![size(), region(false)]);
+        assert_eq!(design.column_names(), ["size", "region=east", "region=north", "region=west"]);
+        assert_eq!(design.columns_of(1), 1..4);
+        let mut scratch = Vec::new();
+        assert_eq!(design.row(&[7.0, 0.0], &mut scratch), [7.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn numbers_alone_are_borrowed() {
+        let design = Design::new(vec![size()]);
+        let cells = [3.5];
+        let mut scratch = Vec::new();
+        assert!(std::ptr::eq(design.row(&cells, &mut scratch), &cells[..]));
+    }
+}

@@ -1,0 +1,183 @@
+//! `/v1/datasets`.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::error::{ApiError, Code};
+use super::{App, extract};
+use crate::frame::{ColumnType, Fault, Format, write};
+use crate::service::{Description, ServiceError, Upload};
+
+pub(super) async fn put(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let upload = upload(&app, "put", &name, query.as_deref(), &headers)?;
+    let landed = app.service.put_dataset(upload, extract::stream(body)).await?;
+    let status = if landed.value.created { StatusCode::CREATED } else { StatusCode::OK };
+    described(&app, &name, status, landed.replayed).await
+}
+
+pub(super) async fn append(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let upload = upload(&app, "append", &name, query.as_deref(), &headers)?;
+    let landed = app.service.append_rows(upload, extract::stream(body)).await?;
+    described(&app, &name, StatusCode::OK, landed.replayed).await
+}
+
+pub(super) async fn describe(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    described(&app, &name, StatusCode::OK, false).await
+}
+
+pub(super) async fn list(State(app): State<App>, Query(page): Query<extract::Page>) -> Result<Response, ApiError> {
+    let limit = page.limit()?;
+    let mut items = app.service.list_datasets(page.after(), limit + 1).await?;
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = more.then(|| items.last().map(|last| last.row.name.clone())).flatten();
+    let items: Vec<Value> = items.iter().map(view).collect();
+    Ok(Json(json!({"items": items, "next": next})).into_response())
+}
+
+pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap) -> Result<StatusCode, ApiError> {
+    app.service.delete_dataset(&name, extract::if_match(&headers)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn rows(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(page): Query<extract::Page>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if extract::accepts(&headers, "text/csv") {
+        return all(&app, &name, "text/csv; charset=utf-8", write::csv_header, write::csv_rows).await;
+    }
+    if extract::accepts(&headers, "application/x-ndjson") {
+        return all(&app, &name, "application/x-ndjson", |_, _| {}, write::ndjson_rows).await;
+    }
+    let limit = page.limit()?;
+    let first = match page.after() {
+        "" => 0,
+        text => text.parse::<u64>().map_err(|_| ServiceError::request("/after", "`after` is the `next` of an earlier page"))?,
+    };
+    let (description, frames) = app.service.rows_page(&name, first, limit as usize).await?;
+    let mut body = b"{\"items\":[".to_vec();
+    let mut count = 0;
+    for (frame, range) in &frames {
+        for row in range.clone() {
+            if count > 0 {
+                body.push(b',');
+            }
+            write::json_row(&mut body, &description.summary.schema, frame, row);
+            count += 1;
+        }
+    }
+    let end = first.saturating_add(count);
+    let next = if end < description.row.rows { format!("\"{end}\"") } else { "null".to_owned() };
+    body.extend_from_slice(format!("],\"next\":{next}}}").as_bytes());
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+}
+
+/// The whole set, streamed frame by frame.
+async fn all(
+    app: &App,
+    name: &str,
+    media: &'static str,
+    head: fn(&mut Vec<u8>, &crate::frame::Schema),
+    rows: fn(&mut Vec<u8>, &crate::frame::Schema, &crate::frame::Frame),
+) -> Result<Response, ApiError> {
+    let (description, frames) = app.service.all_rows(name).await?;
+    let tag = extract::etag(&description.tag());
+    let schema = description.summary.schema;
+    let mut first = Vec::new();
+    head(&mut first, &schema);
+    let first = futures_util::stream::iter((!first.is_empty()).then(|| Ok(Bytes::from(first))));
+    let rest = frames.map(move |frame| {
+        let mut text = Vec::new();
+        rows(&mut text, &schema, &frame?);
+        Ok::<_, ServiceError>(Bytes::from(text))
+    });
+    let mut response = Response::new(Body::from_stream(first.chain(rest)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().insert(header::ETAG, tag);
+    Ok(response)
+}
+
+async fn described(app: &App, name: &str, status: StatusCode, replayed: bool) -> Result<Response, ApiError> {
+    let description = app.service.describe_dataset(name).await?;
+    let mut response = (status, Json(view(&description))).into_response();
+    response.headers_mut().insert(header::ETAG, extract::etag(&description.tag()));
+    if replayed {
+        response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn view(description: &Description) -> Value {
+    let row = &description.row;
+    json!({"name": row.name, "rows": row.rows, "bytes": row.bytes, "created_at": row.created_at, "columns": description.summary.columns_json()})
+}
+
+fn upload(app: &App, route: &str, name: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Upload, ApiError> {
+    Ok(Upload {
+        name: name.to_owned(),
+        format: format(headers)?,
+        types: types(query)?,
+        if_match: extract::if_match(headers),
+        idempotency: extract::idempotency(headers, &[route, name, query.unwrap_or_default()])?,
+        limit: app.upload_limit,
+    })
+}
+
+/// The format that `Content-Type` names. What curl says by itself says nothing.
+fn format(headers: &HeaderMap) -> Result<Option<Format>, ApiError> {
+    let Some(media) = extract::media_type(headers, header::CONTENT_TYPE) else { return Ok(None) };
+    match media.as_str() {
+        "text/csv" | "application/csv" => Ok(Some(Format::Csv)),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => Ok(Some(Format::Ndjson)),
+        "application/json" => Ok(Some(Format::Json)),
+        "application/octet-stream" | "application/x-www-form-urlencoded" | "text/plain" => Ok(None),
+        _ => Err(ApiError::new(Code::UnsupportedMediaType, "a dataset comes as text/csv, application/x-ndjson or application/json")),
+    }
+}
+
+/// `?types=column:type`, repeated. Nothing else is asked for in the query.
+fn types(query: Option<&str>) -> Result<Vec<(String, ColumnType)>, ApiError> {
+    let pairs: Vec<(String, String)> = match query {
+        None => Vec::new(),
+        Some(query) => axum::extract::Query::<Vec<(String, String)>>::try_from_uri(
+            &axum::http::Uri::builder().path_and_query(format!("/?{query}")).build().unwrap_or_default(),
+        )
+        .map(|axum::extract::Query(pairs)| pairs)
+        .map_err(|_| ServiceError::request("", "the query cannot be read"))?,
+    };
+    let mut types = Vec::new();
+    let mut faults = Vec::new();
+    for (name, value) in pairs {
+        match (name.as_str(), value.rsplit_once(':')) {
+            ("types", Some((column, kind))) if ColumnType::parse(kind).is_some() => {
+                types.extend(ColumnType::parse(kind).map(|kind| (column.to_owned(), kind)));
+            }
+            ("types", _) => faults.push(Fault {
+                pointer: "/types".to_owned(),
+                detail: "`types` is column:type, and a type is number, integer, boolean, category, text or timestamp".to_owned(),
+            }),
+            _ => faults.push(Fault { pointer: "/".to_owned(), detail: "the query has an unknown parameter; `types` is the only one".to_owned() }),
+        }
+    }
+    if faults.is_empty() { Ok(types) } else { Err(ServiceError::Request(faults).into()) }
+}

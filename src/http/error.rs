@@ -1,0 +1,194 @@
+//! RFC 9457 problems: the one place that knows status codes.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::frame::Fault;
+use crate::service::ServiceError;
+
+/// An error on its way out; the middleware adds the request's id and writes it.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: String,
+    errors: Vec<Fault>,
+    /// Logged, never sent.
+    cause: Option<String>,
+    retry_after: Option<u32>,
+}
+
+macro_rules! codes {
+    ($($name:ident = $status:ident, $code:literal, $title:literal;)*) => {
+        #[derive(Clone, Copy, Debug)]
+        pub(super) enum Code { $($name),* }
+        impl Code {
+            fn parts(self) -> (StatusCode, &'static str, &'static str) {
+                match self { $(Self::$name => (StatusCode::$status, $code, $title)),* }
+            }
+        }
+        /// Every stable error code, for the test that compares them with `openapi.yaml`.
+        pub const CODES: &[&str] = &[$($code),*];
+    };
+}
+
+codes! {
+    BadSyntax = BAD_REQUEST, "bad_syntax", "The body is not of its format";
+    BodyCut = BAD_REQUEST, "body_cut", "The body was cut off";
+    Timeout = REQUEST_TIMEOUT, "timeout", "The request took too long to arrive";
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "This format is not read here";
+    NotAcceptable = NOT_ACCEPTABLE, "not_acceptable", "This format is not written here";
+    InvalidRequest = UNPROCESSABLE_ENTITY, "invalid_request", "The request cannot be taken";
+    InvalidRows = UNPROCESSABLE_ENTITY, "invalid_rows", "Some rows cannot be taken";
+    InvalidName = UNPROCESSABLE_ENTITY, "invalid_name", "This is not a name";
+    UnknownColumn = UNPROCESSABLE_ENTITY, "unknown_column", "The dataset has no such column";
+    UnknownDataset = UNPROCESSABLE_ENTITY, "unknown_dataset", "The fit names a dataset that does not exist";
+    NotSupported = UNPROCESSABLE_ENTITY, "not_supported", "This version does not do that";
+    FitFailed = UNPROCESSABLE_ENTITY, "fit_failed", "The data cannot be fitted";
+    IdempotencyMismatch = UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The key was used with another request";
+    NotFound = NOT_FOUND, "not_found", "There is nothing at this address";
+    DatasetNotFound = NOT_FOUND, "dataset_not_found", "No such dataset";
+    ModelNotFound = NOT_FOUND, "model_not_found", "No such model";
+    VersionNotFound = NOT_FOUND, "version_not_found", "No such version";
+    AliasNotFound = NOT_FOUND, "alias_not_found", "No such alias";
+    JobNotFound = NOT_FOUND, "job_not_found", "No such job";
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The address does not do that";
+    Conflict = CONFLICT, "conflict", "Not in the present state";
+    Cancelled = CONFLICT, "cancelled", "The job was cancelled";
+    PreconditionFailed = PRECONDITION_FAILED, "precondition_failed", "The resource has changed";
+    PayloadTooLarge = PAYLOAD_TOO_LARGE, "payload_too_large", "Past a limit";
+    QueueFull = TOO_MANY_REQUESTS, "queue_full", "Too many fits are waiting";
+    Interrupted = SERVICE_UNAVAILABLE, "interrupted", "The server stopped before the job was done";
+    Unavailable = SERVICE_UNAVAILABLE, "unavailable", "Not now";
+    Internal = INTERNAL_SERVER_ERROR, "internal", "A fault of the server";
+}
+
+impl ApiError {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+        let (status, code, title) = code.parts();
+        let retry_after = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS).then_some(1);
+        Self { status, code, title, detail: detail.into(), errors: Vec::new(), cause: None, retry_after }
+    }
+
+    fn with(mut self, errors: Vec<Fault>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// The problem as a value, for a job that failed.
+    pub(super) fn problem(&self, request_id: &str) -> Problem<'_> {
+        Problem {
+            r#type: format!("/docs/problems#{}", self.code),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            request_id: request_id.to_owned(),
+            errors: self.errors.iter().map(|fault| Named { pointer: &fault.pointer, detail: &fault.detail }).collect(),
+            error: &self.detail,
+        }
+    }
+
+    /// The whole response, with the request's id.
+    pub(super) fn render(&self, request_id: &str) -> Response {
+        if let Some(cause) = &self.cause {
+            tracing::error!(request_id, cause, "a request failed by a fault of the server");
+        }
+        // A struct of strings and numbers always encodes.
+        let body = serde_json::to_vec(&self.problem(request_id)).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// The body of an error.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    request_id: String,
+    errors: Vec<Named<'a>>,
+    /// Open Inference clients read only this member.
+    error: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Named<'a> {
+    pointer: &'a str,
+    detail: &'a str,
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        let detail = error.to_string();
+        let plain = |code| Self::new(code, detail.clone());
+        match error {
+            ServiceError::Syntax(fault) => plain(Code::BadSyntax).with(vec![fault]),
+            ServiceError::Rows(faults) => plain(Code::InvalidRows).with(faults.into_vec()),
+            ServiceError::Request(faults) => plain(Code::InvalidRequest).with(faults),
+            ServiceError::NotSupported(faults) => plain(Code::NotSupported).with(faults),
+            ServiceError::UnknownColumn(faults) => plain(Code::UnknownColumn).with(faults),
+            ServiceError::FitDatasetNotFound => {
+                let fault = Fault { pointer: "/dataset".to_owned(), detail: detail.clone() };
+                plain(Code::UnknownDataset).with(vec![fault])
+            }
+            ServiceError::MediaType(_) => plain(Code::UnsupportedMediaType),
+            ServiceError::TooLarge(_) => plain(Code::PayloadTooLarge),
+            ServiceError::Name(_) => plain(Code::InvalidName),
+            ServiceError::DatasetNotFound => plain(Code::DatasetNotFound),
+            ServiceError::ModelNotFound => plain(Code::ModelNotFound),
+            ServiceError::VersionNotFound => plain(Code::VersionNotFound),
+            ServiceError::AliasNotFound => plain(Code::AliasNotFound),
+            ServiceError::JobNotFound => plain(Code::JobNotFound),
+            ServiceError::Precondition => plain(Code::PreconditionFailed),
+            ServiceError::IdempotencyMismatch => plain(Code::IdempotencyMismatch),
+            ServiceError::Conflict(_) => plain(Code::Conflict),
+            ServiceError::Fit(_) => plain(Code::FitFailed),
+            ServiceError::Cancelled => plain(Code::Cancelled),
+            ServiceError::Interrupted => plain(Code::Interrupted),
+            ServiceError::QueueFull => plain(Code::QueueFull),
+            ServiceError::Unavailable(_) => plain(Code::Unavailable),
+            ServiceError::BodyCut => plain(Code::BodyCut),
+            ServiceError::BodyTimeout => plain(Code::Timeout),
+            ServiceError::Store(_) | ServiceError::Internal(_) => internal(detail),
+        }
+    }
+}
+
+fn internal(cause: String) -> ApiError {
+    let mut error = ApiError::new(Code::Internal, "the server failed to answer; its log says why, under this request's id");
+    error.cause = Some(cause);
+    error
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}
+
+/// A panic in one request is a 500 for that one.
+pub(super) fn from_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let cause = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "a panic without a message".to_owned());
+    internal(cause).into_response()
+}

@@ -1,0 +1,137 @@
+//! What handlers take from a request beside its path: bodies, paging, tags, preferences, keys.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, header};
+use futures_util::{Stream, StreamExt as _};
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+
+use super::error::{ApiError, Code};
+use crate::frame::Fault;
+use crate::server::BodyTimeout;
+use crate::service::{Fingerprint, ServiceError};
+
+/// Longest wait that `Prefer: wait=N` may ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// The wait when nothing is asked for.
+const USUAL_WAIT: Duration = Duration::from_secs(5);
+
+/// A whole body of at most `limit` bytes.
+pub(super) async fn whole(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    match http_body_util::Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} bytes")))
+        }
+        Err(error) => Err(body_error(error.as_ref()).into()),
+    }
+}
+
+/// A body as a stream.
+pub(super) fn stream(body: Body) -> impl Stream<Item = Result<Bytes, ServiceError>> + Unpin {
+    body.into_data_stream().map(|piece| piece.map_err(|error| body_error(&error)))
+}
+
+/// Why a body stopped: a timeout of ours, or the other end.
+fn body_error(error: &(dyn std::error::Error + 'static)) -> ServiceError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<BodyTimeout>() {
+            return ServiceError::BodyTimeout;
+        }
+        cause = error.source();
+    }
+    ServiceError::BodyCut
+}
+
+/// The media type of a header, without parameters, in lower case.
+pub(super) fn media_type(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    let text = headers.get(name)?.to_str().ok()?;
+    let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    (!media.is_empty()).then_some(media)
+}
+
+/// Whether `Accept` asks for `wanted` before JSON.
+pub(super) fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+    let Some(text) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return false };
+    for entry in text.split(',') {
+        let media = entry.split(';').next().unwrap_or_default().trim();
+        if media.eq_ignore_ascii_case(wanted) {
+            return true;
+        }
+        if media.eq_ignore_ascii_case("application/json") || media == "*/*" {
+            return false;
+        }
+    }
+    false
+}
+
+/// `?limit=&after=`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    limit: Option<u32>,
+    after: Option<String>,
+}
+
+impl Page {
+    /// At least 1, at most 1000, usually 100.
+    pub(super) fn limit(&self) -> Result<u32, ApiError> {
+        match self.limit.unwrap_or(100) {
+            limit @ 1..=1000 => Ok(limit),
+            _ => Err(ServiceError::Request(vec![Fault { pointer: "/limit".to_owned(), detail: "limit is from 1 to 1000".to_owned() }]).into()),
+        }
+    }
+
+    pub(super) fn after(&self) -> &str {
+        self.after.as_deref().unwrap_or("")
+    }
+}
+
+/// The tags of `If-Match`; `None` without the header.
+pub(super) fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
+    let mut tags = Vec::new();
+    let mut found = false;
+    for value in headers.get_all(header::IF_MATCH) {
+        found = true;
+        tags.extend(value.to_str().unwrap_or_default().split(',').map(|tag| tag.trim().trim_matches('"').to_owned()));
+    }
+    found.then_some(tags)
+}
+
+/// A strong ETag.
+pub(super) fn etag(tag: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{tag}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+}
+
+/// How long a fit may be waited for: `Prefer: wait=N`, `respond-async`.
+pub(super) fn wait(headers: &HeaderMap) -> Duration {
+    let mut wait = USUAL_WAIT;
+    for value in headers.get_all("prefer") {
+        for preference in value.to_str().unwrap_or_default().split(',') {
+            let preference = preference.trim();
+            if preference.eq_ignore_ascii_case("respond-async") {
+                return Duration::ZERO;
+            }
+            if let Some(seconds) = preference.strip_prefix("wait=").and_then(|seconds| seconds.trim().parse::<u64>().ok()) {
+                wait = Duration::from_secs(seconds).min(LONGEST_WAIT);
+            }
+        }
+    }
+    wait
+}
+
+/// The `Idempotency-Key`, with a fingerprint that begins with the route.
+pub(super) fn idempotency(headers: &HeaderMap, route: &[&str]) -> Result<Option<(String, Fingerprint)>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=255).contains(&key.len()) => Ok(Some((key.to_owned(), Fingerprint::new(route)))),
+        _ => Err(ServiceError::Request(vec![Fault {
+            pointer: "/Idempotency-Key".to_owned(),
+            detail: "an Idempotency-Key has 1 to 255 printable ASCII characters".to_owned(),
+        }])
+        .into()),
+    }
+}

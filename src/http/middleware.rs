@@ -1,0 +1,58 @@
+//! Around every request: its id, its log line, its metrics, and the body of its error.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::HeaderValue;
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::App;
+use super::error::ApiError;
+use crate::telemetry;
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// A request's id: the caller's own if it is fit to be repeated, else one that no other request has.
+fn request_id(request: &Request) -> HeaderValue {
+    if let Some(given) = request.headers().get("x-request-id")
+        && (1..=128).contains(&given.len())
+        && given.as_bytes().iter().all(u8::is_ascii_graphic)
+    {
+        return given.clone();
+    }
+    let micros = jiff::Timestamp::now().as_microsecond();
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    HeaderValue::from_str(&format!("{micros:x}-{count:x}")).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+pub(super) async fn around(State(_app): State<App>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<Arc<ApiError>>() {
+        let headers = std::mem::take(response.headers_mut());
+        response = error.render(id.to_str().unwrap_or("unknown"));
+        // What a fallback already said, such as Allow.
+        for (name, value) in headers {
+            if let Some(name) = name
+                && !response.headers().contains_key(&name)
+                && name != axum::http::header::CONTENT_LENGTH
+            {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let status = response.status().as_u16();
+    tracing::info!(target: "lsqd::http", request_id = ?id, %method, route, status, seconds, "answered");
+    metrics::counter!(telemetry::REQUESTS, "route" => route.clone(), "method" => method.to_string(), "status" => status.to_string()).increment(1);
+    metrics::histogram!(telemetry::REQUEST_SECONDS, "route" => route).record(seconds);
+    response.headers_mut().insert("x-request-id", id);
+    response
+}

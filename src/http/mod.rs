@@ -1,0 +1,90 @@
+//! The routes on one screen, and what every request passes through.
+//!
+//! A handler is: extract → one call on the service → wire struct. Wire structs stand beside their handlers; status codes are known to
+//! `error.rs` alone.
+
+mod datasets;
+mod error;
+mod extract;
+mod fits;
+mod jobs;
+mod middleware;
+mod models;
+mod operations;
+mod predict;
+mod summary;
+mod updates;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::MethodFilter;
+
+use crate::service::Service;
+
+pub use error::{ApiError, CODES};
+
+/// What handlers share.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// The use cases.
+    pub service: Arc<Service>,
+    /// Bytes of a request body that is held in memory.
+    pub body_limit: usize,
+    /// Bytes of an upload; 0 is no limit.
+    pub upload_limit: u64,
+    /// Renders the metrics.
+    pub metrics: fn() -> String,
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal => $handler:path),* $(,)?) => {
+        /// Every route: method and path, for the test that compares them with `openapi.yaml`.
+        pub const ROUTES: &[(&str, &str)] = &[$((stringify!($method), $path)),*];
+
+        fn table() -> Router<App> {
+            Router::new()$(.route($path, axum::routing::on(MethodFilter::$method, $handler)))*
+        }
+    };
+}
+
+routes! {
+    PUT    "/v1/datasets/{name}"                    => datasets::put,
+    GET    "/v1/datasets/{name}"                    => datasets::describe,
+    DELETE "/v1/datasets/{name}"                    => datasets::delete,
+    GET    "/v1/datasets"                           => datasets::list,
+    POST   "/v1/datasets/{name}/rows"               => datasets::append,
+    GET    "/v1/datasets/{name}/rows"               => datasets::rows,
+    POST   "/v1/models/{name}/fits"                 => fits::create,
+    GET    "/v1/jobs/{id}"                          => jobs::show,
+    DELETE "/v1/jobs/{id}"                          => jobs::cancel,
+    GET    "/v1/jobs/{id}/events"                   => jobs::events,
+    GET    "/v1/models"                             => models::list,
+    GET    "/v1/models/{name}"                      => models::show,
+    DELETE "/v1/models/{name}"                      => models::delete,
+    GET    "/v1/models/{name}/versions"             => models::versions,
+    GET    "/v1/models/{name}/versions/{version}"   => models::version,
+    DELETE "/v1/models/{name}/versions/{version}"   => models::delete_version,
+    GET    "/v1/models/{name}/aliases"              => models::aliases,
+    PUT    "/v1/models/{name}/aliases/{alias}"      => models::set_alias,
+    DELETE "/v1/models/{name}/aliases/{alias}"      => models::delete_alias,
+    POST   "/v1/models/{name}/predict"              => predict::predict,
+    POST   "/v1/models/{name}/updates"              => updates::learn,
+    GET    "/livez"                                 => operations::live,
+    GET    "/readyz"                                => operations::ready,
+    GET    "/metrics"                               => operations::metrics,
+    GET    "/openapi.yaml"                          => operations::openapi,
+    GET    "/"                                      => operations::home,
+}
+
+/// The application: the routes, and around them what every request passes through.
+pub fn router(app: App) -> Router {
+    table()
+        .fallback(operations::not_found)
+        .method_not_allowed_fallback(operations::method_not_allowed)
+        .with_state(app.clone())
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::from_panic))
+        .layer(axum::middleware::from_fn_with_state(app, middleware::around))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+}

@@ -1,0 +1,120 @@
+//! Reading a JSON request field by field, so that all its faults are reported together, and writing numbers.
+
+use serde_json::{Map, Value};
+
+use super::error::{ApiError, Code};
+use crate::frame::Fault;
+use crate::service::ServiceError;
+
+/// A JSON object being read; what is not asked for is an unknown field in the end.
+pub(super) struct Fields {
+    pointer: String,
+    left: Map<String, Value>,
+    pub(super) faults: Vec<Fault>,
+}
+
+/// Faults reported at the most.
+const REPORTED: usize = 20;
+
+impl Fields {
+    /// Reads a body.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(left)) => Ok(Self { pointer: String::new(), left, faults: Vec::new() }),
+            Ok(_) => Err(ServiceError::request("", "the body is a JSON object").into()),
+            Err(error) => Err(ApiError::from(ServiceError::Syntax(Fault {
+                pointer: String::new(),
+                // serde_json's text names what it expected and never repeats the caller's values, but only its place is promised.
+                detail: format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
+            }))),
+        }
+    }
+
+    /// An object inside another.
+    pub(super) fn nested(pointer: String, value: Map<String, Value>) -> Self {
+        Self { pointer, left: value, faults: Vec::new() }
+    }
+
+    pub(super) fn fault(&mut self, field: &str, detail: impl Into<String>) {
+        let pointer = if field.is_empty() { self.pointer.clone() } else { format!("{}/{}", self.pointer, escape(field)) };
+        self.faults.push(Fault { pointer, detail: detail.into() });
+    }
+
+    /// Takes a field; an explicit `null` is the same as none.
+    pub(super) fn take(&mut self, field: &str) -> Option<Value> {
+        self.left.remove(field).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn string(&mut self, field: &str) -> Option<String> {
+        match self.take(field)? {
+            Value::String(text) => Some(text),
+            _ => {
+                self.fault(field, format!("`{field}` is a string"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn required_string(&mut self, field: &str) -> String {
+        if self.left.get(field).is_none_or(Value::is_null) {
+            self.fault(field, format!("`{field}` is required"));
+        }
+        self.string(field).unwrap_or_default()
+    }
+
+    pub(super) fn boolean(&mut self, field: &str) -> Option<bool> {
+        match self.take(field)? {
+            Value::Bool(value) => Some(value),
+            _ => {
+                self.fault(field, format!("`{field}` is true or false"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn number(&mut self, field: &str) -> Option<f64> {
+        match self.take(field)?.as_f64() {
+            Some(value) if value.is_finite() => Some(value),
+            _ => {
+                self.fault(field, format!("`{field}` is a finite number"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn object(&mut self, field: &str) -> Option<Self> {
+        match self.take(field)? {
+            Value::Object(map) => Some(Self::nested(format!("{}/{}", self.pointer, escape(field)), map)),
+            _ => {
+                self.fault(field, format!("`{field}` is an object"));
+                None
+            }
+        }
+    }
+
+    /// Every field that nobody asked for is a fault; returns all faults of this object.
+    pub(super) fn into_faults(mut self) -> Vec<Fault> {
+        let unknown: Vec<String> = self.left.keys().cloned().collect();
+        for field in unknown {
+            self.fault(&field, "there is no such field");
+        }
+        self.faults
+    }
+}
+
+/// Fails with all faults, if there are any.
+pub(super) fn refuse(code: Code, mut faults: Vec<Fault>) -> Result<(), ApiError> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    faults.truncate(REPORTED);
+    Err(match code {
+        Code::NotSupported => ServiceError::NotSupported(faults).into(),
+        _ => ServiceError::Request(faults).into(),
+    })
+}
+
+/// A member name inside a JSON pointer (RFC 6901).
+pub(super) fn escape(member: &str) -> String {
+    member.replace('~', "~0").replace('/', "~1")
+}

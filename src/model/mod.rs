@@ -1,0 +1,13 @@
+//! What a model is: what was asked for, the version that came of it, its state as it learns, and the answers it gives. Pure; nothing here
+//! waits for anything.
+
+pub mod name;
+pub mod prediction;
+pub mod specification;
+pub mod state;
+pub mod version;
+
+pub use prediction::{Answer, IntervalKind, Question};
+pub use specification::{Estimator, FeatureSpecification, Online, Specification};
+pub use state::State;
+pub use version::{Document, FitRecord, TargetRecord};

@@ -1,0 +1,96 @@
+//! Answers to rows: predictions, intervals, leverage, whether a row lies outside what was seen, and contributions that add up.
+//!
+//! With x̃ the row in centred coordinates, h = x̃ᵀ(X̃ᵀWX̃)⁻¹x̃ its leverage, s² the residual variance and t the Student quantile of the
+//! degrees of freedom: confidence interval ŷ ± t·s·√h (of the mean response), prediction interval ŷ ± t·s·√(1 + h) (of one new
+//! observation of weight 1). Draper & Smith, *Applied Regression Analysis*, 3rd ed., §3.1.
+
+use super::State;
+use crate::features::Design;
+use crate::lsq::inference::student_t_quantile;
+
+/// What an interval is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntervalKind {
+    /// The mean response at the row.
+    Confidence,
+    /// One new observation at the row.
+    Prediction,
+}
+
+/// What is asked beside the predictions.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Question {
+    /// An interval of this kind at this level in (0, 1).
+    pub interval: Option<(IntervalKind, f64)>,
+    /// Leverage, and whether it exceeds the training rows'.
+    pub leverage: bool,
+    /// Contributions of the features.
+    pub explain: bool,
+}
+
+/// Answers to n rows for q targets of a model of m features, row by row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// n×q.
+    pub predictions: Vec<f64>,
+    /// n×q lower limits; NaN where the degrees of freedom are spent. Empty when not asked for.
+    pub lower: Vec<f64>,
+    /// n×q upper limits.
+    pub upper: Vec<f64>,
+    /// n. Empty when not asked for.
+    pub leverage: Vec<f64>,
+    /// n.
+    pub extrapolates: Vec<bool>,
+    /// n×q×(1 + m): the baseline, then one value a feature; they add up to the prediction. Empty when not asked for.
+    pub contributions: Vec<f64>,
+}
+
+/// Leverage above the largest training leverage by rounding alone is not extrapolation.
+const ROUNDING: f64 = 1e-9;
+
+/// Answers rows of cells (n×m, one cell a feature).
+#[must_use]
+pub fn answer(state: &State, design: &Design, cells: &[f64], question: Question) -> Answer {
+    let information = state.information();
+    let (inputs, responses) = (design.features().len(), information.responses());
+    let rows = cells.len().checked_div(inputs).unwrap_or(0);
+    let mut answer = Answer { predictions: vec![0.0; rows * responses], ..Answer::default() };
+    let degrees = information.degrees_of_freedom();
+    let variance = if question.interval.is_some() { information.residual_variance() } else { Vec::new() };
+    let quantile = question.interval.map_or(f64::NAN, |(_, level)| if degrees > 0.0 { student_t_quantile(level, degrees) } else { f64::NAN });
+    let ceiling = information.maximum_leverage() * (1.0 + ROUNDING) + f64::EPSILON;
+    let mut design_row = Vec::new();
+    let mut scratch = Vec::new();
+    let mut parts = vec![0.0; if question.explain { design.width() } else { 0 }];
+    for (row, cells) in cells.chunks_exact(inputs.max(1)).enumerate() {
+        let x = design.row(cells, &mut design_row);
+        let predicted = &mut answer.predictions[row * responses..(row + 1) * responses];
+        information.predict(x, predicted);
+        if question.leverage || question.interval.is_some() {
+            let leverage = information.leverage(x, &mut scratch);
+            if question.leverage {
+                answer.leverage.push(leverage);
+                answer.extrapolates.push(leverage > ceiling || information.outside_row_space(x));
+            }
+            if let Some((kind, _)) = question.interval {
+                let own = match kind {
+                    IntervalKind::Confidence => 0.0,
+                    IntervalKind::Prediction => 1.0,
+                };
+                for (&predicted, &variance) in predicted.iter().zip(&variance) {
+                    let half = quantile * (variance * (own + leverage)).sqrt();
+                    answer.lower.push(predicted - half);
+                    answer.upper.push(predicted + half);
+                }
+            }
+        }
+        if question.explain {
+            for response in 0..responses {
+                information.contributions(response, x, &mut parts);
+                answer.contributions.push(information.baseline(response));
+                answer.contributions.extend((0..inputs).map(|feature| parts[design.columns_of(feature)].iter().sum::<f64>()));
+            }
+        }
+    }
+    answer
+}

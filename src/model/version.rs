@@ -1,0 +1,123 @@
+//! A version: what was fitted and how, as it is stored beside its state.
+
+use serde::{Deserialize, Serialize};
+
+use super::specification::{Estimator, Online};
+use crate::features::{Design, Feature};
+use crate::lsq;
+
+/// The stored part of a version that never changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// The dataset it was fitted on.
+    pub dataset: String,
+    /// How the coefficients were estimated.
+    pub estimator: Estimator,
+    /// The solver that was used.
+    pub solver: String,
+    /// The target columns.
+    pub target: Vec<String>,
+    /// The features in order, with what training fixed of them.
+    pub features: Vec<Feature>,
+    /// Whether there is an intercept.
+    pub intercept: bool,
+    /// The column of weights.
+    pub weights: Option<String>,
+    /// How it goes on learning.
+    pub online: Online,
+    /// Variance inflation factor of each design column; `None` where it is infinite or undefined.
+    pub variance_inflation: Vec<Option<f64>>,
+    /// The fit's figures at sequence 0.
+    pub fit: FitRecord,
+    /// What a reader must know before trusting it.
+    pub warnings: Vec<String>,
+    /// Seconds from the first row read to the last figure.
+    pub fit_seconds: f64,
+}
+
+impl Document {
+    /// The design that rows of requests go through.
+    #[must_use]
+    pub fn design(&self) -> Design {
+        Design::new(self.features.clone())
+    }
+}
+
+/// Figures of a fit that all targets share, and those of each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FitRecord {
+    /// Rows learnt from.
+    pub observations: u64,
+    /// Rank of the design, the intercept counted.
+    pub rank: usize,
+    /// n − rank (n − effective parameters for ridge).
+    pub degrees_of_freedom: f64,
+    /// Trace of the hat matrix.
+    pub effective_parameters: f64,
+    /// 2-norm condition number of the raw design; `None` when rank deficient.
+    pub condition_number: Option<f64>,
+    /// Decimal digits of the worst coefficient that are right, estimated.
+    pub digits: Option<f64>,
+    /// One a target.
+    pub targets: Vec<TargetRecord>,
+}
+
+/// Figures of one target; `None` where they are not finite or not defined.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TargetRecord {
+    /// s, in the target's units.
+    pub residual_std: Option<f64>,
+    /// 1 − RSS/TSS.
+    pub r2: Option<f64>,
+    /// The same with degrees of freedom.
+    pub adjusted_r2: Option<f64>,
+    /// F statistic of the regression.
+    pub f: Option<f64>,
+    /// Its p-value.
+    pub f_p: Option<f64>,
+    /// Akaike's criterion.
+    pub aic: Option<f64>,
+    /// Schwarz's criterion.
+    pub bic: Option<f64>,
+    /// Gaussian log-likelihood at the estimate.
+    pub log_likelihood: Option<f64>,
+}
+
+/// A float, if it is one that JSON can say.
+#[must_use]
+pub fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+impl FitRecord {
+    /// The record of a fit.
+    #[must_use]
+    pub fn of(fit: &lsq::Fit) -> Self {
+        Self {
+            observations: fit.observations,
+            rank: fit.rank,
+            degrees_of_freedom: fit.degrees_of_freedom,
+            effective_parameters: fit.effective_parameters,
+            condition_number: finite(fit.condition_number),
+            digits: finite(fit.digits),
+            targets: fit.statistics.iter().map(TargetRecord::of).collect(),
+        }
+    }
+}
+
+impl TargetRecord {
+    /// The record of a target's statistics.
+    #[must_use]
+    pub fn of(statistics: &lsq::Statistics) -> Self {
+        Self {
+            residual_std: finite(statistics.residual_std),
+            r2: finite(statistics.r2),
+            adjusted_r2: finite(statistics.adjusted_r2),
+            f: finite(statistics.f),
+            f_p: finite(statistics.f_p),
+            aic: finite(statistics.aic),
+            bic: finite(statistics.bic),
+            log_likelihood: finite(statistics.log_likelihood),
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! Datasets: upload, append, describe, read, delete.
+//!
+//! An upload runs in three places at once: the body arrives on the async threads, is parsed and encoded on a blocking thread, and is written
+//! chunk by chunk by the writer, into a segment that belongs to nobody. One last transaction makes the segment part of the dataset. If that
+//! never comes (bad row, cut body, crash), nothing was changed, and the segment is swept away.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc};
+
+use super::error::ServiceError;
+use super::{Fingerprint, Replayable, Service};
+use crate::frame::{ColumnType, Format, Frame, ReadOptions, Reader, Summary, codec};
+use crate::model::name;
+use crate::store::datasets::{ChunkRow, DatasetRow, Landing};
+use crate::store::{self, Connection, Store, StoreError};
+use crate::telemetry;
+
+/// Pieces of a body, and chunks to be written, that may wait between the three places: bounds memory.
+const PIECES: usize = 16;
+const CHUNKS: usize = 4;
+/// Chunks freed in one step of the sweeper.
+const SWEEP: u32 = 32;
+
+/// A dataset as it is described.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Name, rows, bytes, times.
+    pub row: DatasetRow,
+    /// Schema and columns.
+    pub summary: Summary,
+}
+
+impl Description {
+    fn of(row: DatasetRow) -> Result<Self, ServiceError> {
+        let summary = serde_json::from_str(&row.summary).map_err(|_| StoreError::Corrupt("the summary of a dataset"))?;
+        Ok(Self { row, summary })
+    }
+
+    /// Its ETag's inner text.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        format!("{}-{}", self.row.id, self.row.revision)
+    }
+}
+
+/// What came of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landed {
+    /// Whether the dataset is new.
+    pub created: bool,
+    /// Rows that came in.
+    pub rows: u64,
+}
+
+/// How an upload is to be taken.
+#[derive(Debug, Default)]
+pub struct Upload {
+    /// The dataset's name.
+    pub name: String,
+    /// The format, if the caller said; else the first bytes tell.
+    pub format: Option<Format>,
+    /// Types forced by the caller.
+    pub types: Vec<(String, ColumnType)>,
+    /// ETags of which the dataset must carry one.
+    pub if_match: Option<Vec<String>>,
+    /// The key, and the fingerprint of what is known before the body.
+    pub idempotency: Option<(String, Fingerprint)>,
+    /// The most bytes to be taken; 0 is no limit.
+    pub limit: u64,
+}
+
+/// Segments that must not be swept: uploads under way, and those a fit is reading.
+#[derive(Debug, Default)]
+pub(crate) struct Pins {
+    held: Mutex<HashMap<i64, usize>>,
+    /// Rung when something may be swept.
+    pub(crate) released: Notify,
+}
+
+/// Holds segments until dropped.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    pins: Arc<Pins>,
+    segments: BTreeSet<i64>,
+}
+
+impl Pins {
+    fn hold(self: &Arc<Self>, segments: BTreeSet<i64>) -> Pin {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for segment in &segments {
+            *held.entry(*segment).or_default() += 1;
+        }
+        Pin { pins: self.clone(), segments }
+    }
+
+    fn all(&self) -> Vec<i64> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut held = self.pins.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for segment in &self.segments {
+            if let Some(count) = held.get_mut(segment) {
+                *count -= 1;
+                if *count == 0 {
+                    held.remove(segment);
+                }
+            }
+        }
+        drop(held);
+        self.pins.released.notify_one();
+    }
+}
+
+/// A chunk on its way to the writer.
+struct Encoded {
+    rows: u64,
+    payloads: Vec<Vec<u8>>,
+}
+
+/// The dataset as it stands, its chunks held against the sweeper for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) description: Description,
+    pub(crate) chunks: Vec<ChunkRow>,
+    store: Store,
+    _pin: Pin,
+}
+
+impl Opened {
+    /// Some columns of a chunk, decoded.
+    pub(crate) async fn frame(&self, chunk: &ChunkRow, columns: &[usize]) -> Result<Frame, ServiceError> {
+        let payloads = store::datasets::payloads(&mut *self.store.read().await?, chunk.id, columns).await?;
+        decode(&payloads, chunk)
+    }
+}
+
+fn decode(payloads: &[Vec<u8>], chunk: &ChunkRow) -> Result<Frame, ServiceError> {
+    let rows = usize::try_from(chunk.rows).unwrap_or(usize::MAX);
+    let columns = payloads
+        .iter()
+        .map(|payload| codec::decode(payload).map_err(|_| StoreError::Corrupt("a column chunk")))
+        .collect::<Result<Vec<_>, _>>()?;
+    if columns.iter().any(|column| arrow_array::Array::len(column) != rows) {
+        return Err(StoreError::Corrupt("a column chunk has another length than its chunk").into());
+    }
+    Ok(Frame { columns, rows })
+}
+
+impl Service {
+    /// Creates the dataset or replaces all of it.
+    ///
+    /// # Errors
+    /// A bad row, named; a body that is cut off; a limit; the database. Nothing is changed then.
+    pub async fn put_dataset(
+        &self,
+        upload: Upload,
+        body: impl Stream<Item = Result<Bytes, ServiceError>> + Unpin,
+    ) -> Result<Replayable<Landed>, ServiceError> {
+        let name = name::dataset(&upload.name)?;
+        self.upload(upload, body, None, async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
+            let existing = store::datasets::find(writer, &name).await?.map(Description::of).transpose()?;
+            check_tags(tags.as_deref(), existing.as_ref())?;
+            let created = store::datasets::replace(writer, &name, &landing).await?;
+            Ok(Landed { created, rows: summary.rows })
+        })
+        .await
+    }
+
+    /// Appends rows to a dataset; they must have its columns.
+    ///
+    /// # Errors
+    /// As [`Service::put_dataset`], and when there is no such dataset.
+    pub async fn append_rows(
+        &self,
+        upload: Upload,
+        body: impl Stream<Item = Result<Bytes, ServiceError>> + Unpin,
+    ) -> Result<Replayable<Landed>, ServiceError> {
+        let name = name::dataset(&upload.name).map_err(|_| ServiceError::DatasetNotFound)?;
+        let schema = self.describe_dataset(&name).await?.summary.schema;
+        self.upload(upload, body, Some(schema), async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
+            let existing = store::datasets::find(writer, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
+            let existing = Description::of(existing)?;
+            check_tags(tags.as_deref(), Some(&existing))?;
+            let mut merged = existing.summary;
+            merged.merge(summary).map_err(|_| ServiceError::Conflict("the dataset was replaced while rows were being appended"))?;
+            let text = encode_summary(&merged)?;
+            store::datasets::append(writer, existing.row.id, &Landing { summary: &text, ..landing }).await?;
+            Ok(Landed { created: false, rows: summary.rows })
+        })
+        .await
+    }
+
+    async fn upload<F>(
+        &self,
+        upload: Upload,
+        mut body: impl Stream<Item = Result<Bytes, ServiceError>> + Unpin,
+        expect: Option<crate::frame::Schema>,
+        land: F,
+    ) -> Result<Replayable<Landed>, ServiceError>
+    where
+        F: for<'l> AsyncFnOnce(&mut Connection, Landing<'l>, &Summary, &Option<Vec<String>>) -> Result<Landed, ServiceError> + Send + 'static,
+    {
+        let segment = self.writer.run(async |writer: &mut Connection| Ok(store::datasets::create_segment(writer).await?), |_| {}).await?;
+        let pin = self.pins.hold(BTreeSet::from([segment]));
+        let (pieces, incoming) = mpsc::channel(PIECES);
+        let (encoded, mut chunks) = mpsc::channel::<Encoded>(CHUNKS);
+        let options = ReadOptions { expect, types: upload.types, ..ReadOptions::default() };
+        let format = upload.format;
+        let parser = tokio::task::spawn_blocking(move || parse(format, options, incoming, &encoded));
+
+        let writer = self.writer.clone();
+        let storing = async move {
+            let (mut position, mut first_row, mut bytes) = (0_u32, 0_u64, 0_u64);
+            while let Some(Encoded { rows, payloads }) = chunks.recv().await {
+                bytes += payloads.iter().map(|payload| payload.len() as u64).sum::<u64>();
+                writer
+                    .run(
+                        async move |writer: &mut Connection| {
+                            Ok(store::datasets::add_chunk(writer, segment, position, first_row, rows, payloads).await?)
+                        },
+                        |()| {},
+                    )
+                    .await?;
+                position += 1;
+                first_row += rows;
+            }
+            Ok::<_, ServiceError>((first_row, bytes))
+        };
+        let mut fingerprint = upload.idempotency.as_ref().map(|(_, fingerprint)| fingerprint.clone());
+        let limit = if upload.limit == 0 { u64::MAX } else { upload.limit };
+        let receiving = async move {
+            let mut total = 0_u64;
+            while let Some(piece) = body.next().await {
+                let piece = piece?;
+                total += piece.len() as u64;
+                if total > limit {
+                    return Err(ServiceError::TooLarge("the upload is larger than this server takes".to_owned()));
+                }
+                if let Some(fingerprint) = &mut fingerprint {
+                    fingerprint.add(&piece);
+                }
+                if pieces.send(piece).await.is_err() {
+                    break; // the parser gave up and will say why
+                }
+            }
+            Ok(fingerprint)
+        };
+        // A body that fails must not be mistaken for one that ended: its error goes first, and the parser's result is not used.
+        let (received, stored) = futures_util::join!(receiving, storing);
+        let parsed = parser.await.map_err(|_| ServiceError::Internal("the parser of an upload panicked"))?;
+        let fingerprint = received?;
+        let summary = parsed?;
+        let (rows, bytes) = stored?;
+        let key = upload.idempotency.zip(fingerprint).map(|((key, _), fingerprint)| fingerprint.key(&key));
+        let tags = upload.if_match;
+        let landed = self
+            .writer
+            .run(
+                async move |writer: &mut Connection| {
+                    if let Some(key) = &key
+                        && let Some(replayed) = key.replay(writer).await?
+                    {
+                        return Ok(replayed);
+                    }
+                    let text = encode_summary(&summary)?;
+                    let landed = land(writer, Landing { segment, rows, bytes, summary: &text }, &summary, &tags).await?;
+                    if let Some(key) = &key {
+                        key.remember(writer, &landed).await?;
+                    }
+                    Ok(Replayable::fresh(landed))
+                },
+                |_| {},
+            )
+            .await?;
+        drop(pin);
+        metrics::counter!(telemetry::UPLOAD_ROWS).increment(if landed.replayed { 0 } else { rows });
+        Ok(landed)
+    }
+
+    /// The dataset's schema and columns.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub async fn describe_dataset(&self, name: &str) -> Result<Description, ServiceError> {
+        let name = name::dataset(name).map_err(|_| ServiceError::DatasetNotFound)?;
+        let row = store::datasets::find(&mut *self.store.read().await?, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
+        Description::of(row)
+    }
+
+    /// Datasets by name after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn list_datasets(&self, after: &str, limit: u32) -> Result<Vec<Description>, ServiceError> {
+        let rows = store::datasets::list(&mut *self.store.read().await?, after, limit).await?;
+        rows.into_iter().map(Description::of).collect()
+    }
+
+    /// Deletes a dataset. Models fitted on it stay.
+    ///
+    /// # Errors
+    /// There is none of this name, or it has another ETag.
+    pub async fn delete_dataset(&self, name: &str, if_match: Option<Vec<String>>) -> Result<(), ServiceError> {
+        let name = name::dataset(name).map_err(|_| ServiceError::DatasetNotFound)?;
+        self.writer
+            .run(
+                async move |writer: &mut Connection| {
+                    let existing = store::datasets::find(writer, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
+                    let existing = Description::of(existing)?;
+                    check_tags(if_match.as_deref(), Some(&existing))?;
+                    Ok(store::datasets::delete(writer, existing.row.id).await?)
+                },
+                |()| {},
+            )
+            .await?;
+        self.pins.released.notify_one();
+        Ok(())
+    }
+
+    /// Rows from `first` on, at most `limit`, with the dataset's schema.
+    ///
+    /// # Errors
+    /// There is no such dataset, or it is damaged.
+    pub async fn rows_page(&self, name: &str, first: u64, limit: usize) -> Result<(Description, Vec<(Frame, std::ops::Range<usize>)>), ServiceError> {
+        let opened = self.open_dataset(name).await?;
+        let columns: Vec<usize> = (0..opened.description.summary.schema.columns.len()).collect();
+        let mut left = limit as u64;
+        let mut page = Vec::new();
+        for chunk in &opened.chunks {
+            let end = chunk.first_row + chunk.rows;
+            if left == 0 || end <= first {
+                continue;
+            }
+            let begin = first.max(chunk.first_row) - chunk.first_row;
+            let take = left.min(chunk.rows - begin);
+            left -= take;
+            let range = usize::try_from(begin).unwrap_or(usize::MAX)..usize::try_from(begin + take).unwrap_or(usize::MAX);
+            page.push((opened.frame(chunk, &columns).await?, range));
+        }
+        Ok((opened.description.clone(), page))
+    }
+
+    /// All rows, frame by frame; what is read is the dataset as it stands now.
+    ///
+    /// # Errors
+    /// There is no such dataset.
+    pub async fn all_rows(
+        &self,
+        name: &str,
+    ) -> Result<(Description, impl Stream<Item = Result<Frame, ServiceError>> + Send + 'static), ServiceError> {
+        let opened = self.open_dataset(name).await?;
+        let description = opened.description.clone();
+        let columns: Vec<usize> = (0..description.summary.schema.columns.len()).collect();
+        let frames = futures_util::stream::unfold((opened, columns, 0), async |(opened, columns, next)| {
+            let chunk = *opened.chunks.get(next)?;
+            let frame = opened.frame(&chunk, &columns).await;
+            Some((frame, (opened, columns, next + 1)))
+        });
+        Ok((description, frames))
+    }
+
+    /// Opens a dataset for reading it all, its chunks held.
+    pub(crate) async fn open_dataset(&self, name: &str) -> Result<Opened, ServiceError> {
+        let name = name::dataset(name).map_err(|_| ServiceError::DatasetNotFound)?;
+        let mut connection = self.store.read().await?;
+        loop {
+            let row = store::datasets::find(&mut connection, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
+            let description = Description::of(row)?;
+            let chunks = store::datasets::chunks(&mut connection, description.row.id).await?;
+            let pin = self.pins.hold(chunks.iter().map(|chunk| chunk.segment).collect());
+            // Between listing and holding, the dataset may have been replaced and swept: hold first, then see that it is still the same.
+            let again = store::datasets::find(&mut connection, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
+            if again.id == description.row.id && again.revision == description.row.revision {
+                return Ok(Opened { description, chunks, store: self.store.clone(), _pin: pin });
+            }
+        }
+    }
+}
+
+/// Frees what belongs to nobody, a little at a time, for as long as the service lives.
+pub(crate) async fn sweep(writer: super::writer::Writer, pins: Arc<Pins>) {
+    loop {
+        let held = pins.clone();
+        let more = writer.run(async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?), |_| {}).await;
+        match more {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => pins.released.notified().await,
+            Err(ServiceError::Unavailable(_)) => return,
+            Err(error) => {
+                tracing::error!(%error, "sweeping failed");
+                pins.released.notified().await;
+            }
+        }
+    }
+}
+
+fn parse(format: Option<Format>, options: ReadOptions, mut pieces: mpsc::Receiver<Bytes>, chunks: &mpsc::Sender<Encoded>) -> Result<Summary, ServiceError> {
+    // What was read before the format is known: enough to tell, whatever the size of the first piece.
+    let mut head = Vec::new();
+    let format = match format {
+        Some(format) => format,
+        None => {
+            while head.len() < 4096 {
+                let Some(piece) = pieces.blocking_recv() else { break };
+                head.extend_from_slice(&piece);
+            }
+            Format::sniff(&head)
+        }
+    };
+    match format {
+        Format::Parquet | Format::ArrowStream => {
+            return Err(ServiceError::MediaType("this version reads CSV, NDJSON and JSON; convert Parquet and Arrow first"));
+        }
+        Format::Csv | Format::Ndjson | Format::Json => {}
+    }
+    let mut reader = Reader::new(format, options);
+    let mut gone = false;
+    let mut emit = |frame: Frame| {
+        if !gone {
+            let payloads = frame.columns.iter().map(codec::encode).collect();
+            // The storing side stops listening only when it failed; it says why itself.
+            gone = chunks.blocking_send(Encoded { rows: frame.rows as u64, payloads }).is_err();
+        }
+        Ok(())
+    };
+    if !head.is_empty() {
+        reader.push(&head, &mut emit)?;
+    }
+    while let Some(piece) = pieces.blocking_recv() {
+        reader.push(&piece, &mut emit)?;
+    }
+    Ok(reader.finish(&mut emit)?)
+}
+
+fn encode_summary(summary: &Summary) -> Result<String, ServiceError> {
+    serde_json::to_string(summary).map_err(|_| ServiceError::Internal("a summary does not encode"))
+}
+
+/// `If-Match`: `*` is any existing one.
+fn check_tags(tags: Option<&[String]>, existing: Option<&Description>) -> Result<(), ServiceError> {
+    let Some(tags) = tags else { return Ok(()) };
+    match existing {
+        Some(existing) if tags.iter().any(|tag| tag == "*" || *tag == existing.tag()) => Ok(()),
+        _ => Err(ServiceError::Precondition),
+    }
+}

@@ -1,0 +1,249 @@
+//! Learning rows: test, then train, then to disk, then the reply.
+//!
+//! Requests that wait together are committed together: for each version the rows are learnt on a copy of its published state in the order
+//! in which they came, written as one record of the log, and the copy is published after the commit. A group that cannot be committed
+//! leaves no trace, neither on disk nor in memory. At start the log is replayed by the same function, so the bits are the same.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::Replayable;
+use super::catalogue::Version;
+use super::error::ServiceError;
+use crate::frame::Fault;
+use crate::lsq;
+use crate::model::State;
+use crate::store::updates::LogRecord;
+use crate::store::{self, Connection, StoreError};
+use crate::telemetry;
+
+/// Rows learnt since the last snapshot after which a new one is taken: bounds the replay at start.
+const SNAPSHOT_EVERY: u64 = 10_000;
+
+/// What an update is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The version that learnt.
+    pub version: u64,
+    /// Its sequence after these rows.
+    pub sequence: u64,
+    /// Rows learnt now; rows whose `_id` was known are not learnt again.
+    pub accepted: u64,
+    /// n×q a-priori predictions.
+    pub predictions: Vec<f64>,
+    /// n×q a-priori errors, observation − prediction.
+    pub errors: Vec<f64>,
+}
+
+/// Rows to learn, checked for their form.
+#[derive(Debug)]
+pub(crate) struct UpdateRequest {
+    pub(crate) version: Arc<Version>,
+    /// n × (features, targets, weight).
+    pub(crate) cells: Vec<f64>,
+    /// One a row, or none at all.
+    pub(crate) events: Vec<Option<String>>,
+    /// The sequence the caller believes in.
+    pub(crate) expected_sequence: Option<u64>,
+    /// Key and fingerprint.
+    pub(crate) idempotency: Option<super::IdempotencyKey>,
+    pub(crate) reply: oneshot::Sender<Result<Replayable<Reply>, ServiceError>>,
+}
+
+impl UpdateRequest {
+    pub(crate) fn settle(self, outcome: Result<Replayable<Reply>, ServiceError>) {
+        let _ = self.reply.send(outcome);
+    }
+}
+
+/// What a group learnt, to be published and answered after the commit.
+pub(crate) struct Learnt {
+    states: Vec<(Arc<Version>, State)>,
+    outcomes: Vec<Result<Replayable<Reply>, ServiceError>>,
+}
+
+impl Learnt {
+    /// Publishes the states, then answers the requests, in that order: who has an answer can read its effect.
+    pub(crate) fn settle(self, requests: impl Iterator<Item = UpdateRequest>) {
+        let mut rows = 0;
+        for (version, state) in self.states {
+            version.publish(state);
+        }
+        for (request, outcome) in requests.zip(self.outcomes) {
+            rows += outcome.as_ref().map_or(0, |reply| reply.value.accepted);
+            request.settle(outcome);
+        }
+        metrics::counter!(telemetry::UPDATES).increment(rows);
+    }
+}
+
+/// A version being learnt by a group: its state so far and the cells that go to the log.
+struct Working {
+    version: Arc<Version>,
+    state: State,
+    first_sequence: u64,
+    log: Vec<f64>,
+    /// Answers to events of this group, not yet in the database.
+    events: HashMap<String, Vec<f64>>,
+}
+
+/// Applies a group of requests inside the open transaction.
+///
+/// # Errors
+/// The database failed: the whole group is to be rolled back. A request that fails by its own fault has that as its outcome.
+pub(crate) async fn apply(connection: &mut Connection, requests: &mut [UpdateRequest]) -> Result<Learnt, ServiceError> {
+    // `None`: the version was deleted before the group reached it.
+    let mut working: HashMap<i64, Option<Working>> = HashMap::new();
+    let mut outcomes = Vec::with_capacity(requests.len());
+    for request in requests {
+        let version = &request.version;
+        let place = match working.entry(version.id) {
+            Entry::Occupied(place) => place.into_mut(),
+            Entry::Vacant(place) => place.insert(begin(connection, version).await?),
+        };
+        let outcome = match place {
+            Some(working) => one(connection, working, request).await,
+            None => Err(ServiceError::VersionNotFound),
+        };
+        match outcome {
+            Err(ServiceError::Store(error)) => return Err(ServiceError::Store(error)),
+            outcome => outcomes.push(outcome),
+        }
+    }
+    let mut states = Vec::with_capacity(working.len());
+    for done in working.into_values().flatten().filter(|done| !done.log.is_empty()) {
+        let id = done.version.id;
+        let sequence = done.state.sequence();
+        store::updates::append(connection, id, done.first_sequence, sequence + 1 - done.first_sequence, &done.log).await?;
+        if sequence / SNAPSHOT_EVERY > (done.first_sequence - 1) / SNAPSHOT_EVERY {
+            store::updates::set_snapshot(connection, id, sequence, done.state.encode()).await?;
+        }
+        states.push((done.version, done.state));
+    }
+    Ok(Learnt { states, outcomes })
+}
+
+async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Option<Working>, ServiceError> {
+    if !store::models::version_exists(connection, version.id).await? {
+        return Ok(None);
+    }
+    let state = State::clone(&*version.state_in(connection).await?);
+    Ok(Some(Working { version: version.clone(), first_sequence: state.sequence() + 1, state, log: Vec::new(), events: HashMap::new() }))
+}
+
+/// Learns the rows of one request, or none of them.
+async fn one(
+    connection: &mut Connection,
+    working: &mut Working,
+    request: &UpdateRequest,
+) -> Result<Replayable<Reply>, ServiceError> {
+    if let Some(key) = &request.idempotency
+        && let Some(replayed) = key.replay(connection).await?
+    {
+        return Ok(replayed);
+    }
+    if request.expected_sequence.is_some_and(|sequence| sequence != working.state.sequence()) {
+        return Err(ServiceError::Precondition);
+    }
+    let version = working.version.clone();
+    let targets = version.document.target.len();
+    let width = version.learning_width();
+    let rows = request.cells.len() / width;
+    // One row leaves the state alone when it fails; several need a way back.
+    let before = (rows > 1).then(|| working.state.clone());
+    let (logged, mut fresh) = (working.log.len(), Vec::new());
+    let mut reply = Reply {
+        version: version.number,
+        sequence: 0,
+        accepted: 0,
+        predictions: Vec::with_capacity(rows * targets),
+        errors: Vec::with_capacity(rows * targets),
+    };
+    let mut scratch = Scratch::default();
+    for (row, cells) in request.cells.chunks_exact(width).enumerate() {
+        let event = request.events.get(row).and_then(Option::as_ref);
+        if let Some(event) = event {
+            let known = match working.events.get(event) {
+                Some(answer) => Some(answer.clone()),
+                None => store::updates::event(connection, version.id, event).await?.map(|(_, answer)| answer),
+            };
+            if let Some(answer) = known {
+                let (predictions, errors) = answer.split_at(answer.len() / 2);
+                reply.predictions.extend_from_slice(predictions);
+                reply.errors.extend_from_slice(errors);
+                continue;
+            }
+        }
+        match step(&version, &mut working.state, cells, &mut scratch) {
+            Ok(()) => {}
+            Err(error) => {
+                if let Some(before) = before {
+                    working.state = before;
+                }
+                working.log.truncate(logged);
+                for (event, _) in fresh {
+                    working.events.remove(&event);
+                }
+                let detail = format!("row {}: {error}", row + 1);
+                return Err(ServiceError::Request(vec![Fault { pointer: format!("/rows/{row}"), detail }]));
+            }
+        }
+        working.log.extend_from_slice(cells);
+        reply.accepted += 1;
+        let response = &cells[width - 1 - targets..width - 1];
+        reply.predictions.extend(response.iter().zip(&scratch.innovations).map(|(observed, error)| observed - error));
+        reply.errors.extend_from_slice(&scratch.innovations);
+        if let Some(event) = event {
+            let place = reply.predictions.len() - targets;
+            let answer = [&reply.predictions[place..], &reply.errors[place..]].concat();
+            working.events.insert(event.clone(), answer);
+            fresh.push((event.clone(), working.state.sequence()));
+        }
+    }
+    reply.sequence = working.state.sequence();
+    for (event, sequence) in &fresh {
+        if let Some(answer) = working.events.get(event) {
+            store::updates::add_event(connection, version.id, event, *sequence, answer).await?;
+        }
+    }
+    if let Some(key) = &request.idempotency {
+        key.remember(connection, &reply).await?;
+    }
+    Ok(Replayable::fresh(reply))
+}
+
+/// Buffers of [`step`].
+#[derive(Default)]
+struct Scratch {
+    design_row: Vec<f64>,
+    innovations: Vec<f64>,
+}
+
+/// Learns one row of cells: the one way in, live and at replay.
+fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scratch) -> Result<(), lsq::Error> {
+    let features = version.document.features.len();
+    let targets = version.document.target.len();
+    let row = version.design.row(&cells[..features], &mut scratch.design_row);
+    scratch.innovations.resize(targets, 0.0);
+    let weight = cells[features + targets];
+    state.learn(row, &cells[features..features + targets], weight, version.document.online.forgetting_factor, &mut scratch.innovations)
+}
+
+/// Learns a record of the log again.
+///
+/// # Errors
+/// The record does not follow on the state: the log is damaged.
+pub(crate) fn replay(version: &Version, state: &mut State, record: &LogRecord) -> Result<(), ServiceError> {
+    if record.first_sequence != state.sequence() + 1 || record.values.len() % version.learning_width() != 0 {
+        return Err(StoreError::Corrupt("the update log has a gap").into());
+    }
+    let mut scratch = Scratch::default();
+    for cells in record.values.chunks_exact(version.learning_width()) {
+        step(version, state, cells, &mut scratch).map_err(|_| StoreError::Corrupt("a record of the update log cannot be learnt"))?;
+    }
+    Ok(())
+}

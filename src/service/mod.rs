@@ -1,0 +1,218 @@
+//! The use cases, one file each, and what they share: the store's readers, the one writer, the models in memory, the pool for arithmetic.
+//!
+//! Here stands in which order things happen and what is one transaction. Not here: status codes and headers (`http`), SQL (`store`),
+//! matrices (`lsq`).
+
+mod catalogue;
+mod datasets;
+mod error;
+mod fit;
+mod idempotency;
+mod jobs;
+mod learn;
+mod models;
+mod predict;
+mod update;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{Semaphore, watch};
+
+pub use catalogue::{Catalogue, Model, Version};
+pub use datasets::{Description, Landed, Upload};
+pub use error::ServiceError;
+pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
+pub use jobs::{Job, JobState};
+pub use learn::Reply as UpdateReply;
+pub use predict::Predicted;
+pub use update::Update;
+
+use crate::store::{self, Store};
+use crate::telemetry;
+
+/// How long replies stay behind their `Idempotency-Key`, and ended jobs behind their id.
+const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+
+/// Settings of the service.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Fits that are computed at the same time.
+    pub compute_threads: usize,
+    /// Reading connections.
+    pub readers: u32,
+    /// Fits that may be waiting or running; past that a fit is refused.
+    pub fit_queue: usize,
+}
+
+/// The service: every use case is a method.
+pub struct Service {
+    store: Store,
+    writer: writer::Writer,
+    catalogue: Catalogue,
+    jobs: jobs::Jobs,
+    pool: Semaphore,
+    pins: Arc<datasets::Pins>,
+    fit_queue: usize,
+    ready: AtomicBool,
+    stopping: AtomicBool,
+    /// Turns to `true` when nothing can be written any more.
+    failed: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
+/// What is left to be waited for when the last handle on the service is gone.
+#[derive(Debug)]
+pub struct Closing {
+    store: Store,
+    writer: std::thread::JoinHandle<()>,
+}
+
+impl Closing {
+    /// Waits until everything queued is on disk and the file is closed. All handles on the service must be dropped before.
+    pub async fn wait(self) {
+        self.store.close().await;
+        // A writer that panicked has logged it; there is nothing more to close.
+        let _ = tokio::task::spawn_blocking(move || self.writer.join()).await;
+    }
+}
+
+impl Service {
+    /// Opens the database and starts the writer. The service answers from now on, but is not ready before [`Service::replay`] is done.
+    ///
+    /// # Errors
+    /// The database cannot be opened.
+    pub async fn open(path: &Path, settings: Settings) -> Result<(Arc<Self>, Closing), ServiceError> {
+        let (store, mut connection) = Store::open(path, settings.readers).await?;
+        store::begin(&mut connection).await?;
+        let interrupted = store::jobs::interrupt_all(&mut connection).await?;
+        let expired = (jiff::Timestamp::now() - KEPT).to_string();
+        store::jobs::forget(&mut connection, &expired).await?;
+        store::idempotency::forget(&mut connection, &expired).await?;
+        store::commit(&mut connection).await?;
+        if interrupted > 0 {
+            tracing::warn!(jobs = interrupted, "fits were interrupted by the end of the last process");
+        }
+        let (writer, thread, failed) =
+            writer::Writer::start(connection).map_err(|_| ServiceError::Internal("the writer's thread could not be started"))?;
+        let service = Arc::new(Self {
+            store: store.clone(),
+            writer,
+            catalogue: Catalogue::default(),
+            jobs: jobs::Jobs::default(),
+            pool: Semaphore::new(settings.compute_threads.max(1)),
+            pins: Arc::default(),
+            fit_queue: settings.fit_queue.max(1),
+            ready: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            failed,
+        });
+        Ok((service, Closing { store, writer: thread }))
+    }
+
+    /// Loads the models and replays the log of every version behind an alias; then the service is ready.
+    ///
+    /// # Errors
+    /// The database failed or is damaged.
+    pub async fn replay(self: &Arc<Self>) -> Result<(), ServiceError> {
+        let begun = std::time::Instant::now();
+        let mut connection = self.store.read().await?;
+        let models = store::models::all(&mut connection).await?;
+        let versions = store::models::all_versions(&mut connection).await?;
+        let aliases = store::models::all_aliases(&mut connection).await?;
+        drop(connection);
+        self.catalogue.fill(models, versions, aliases)?;
+        let models = self.catalogue.all();
+        let mut loaded = 0;
+        for model in models.values() {
+            for number in model.aliases.values() {
+                if let Some(version) = model.versions.get(number) {
+                    version.state(&self.store).await?;
+                    loaded += 1;
+                }
+            }
+        }
+        self.ready.store(true, Ordering::Release);
+        tracing::info!(models = models.len(), versions = loaded, seconds = begun.elapsed().as_secs_f64(), "ready");
+        // Not tied to the service's life: it ends with the writer.
+        tokio::spawn(datasets::sweep(self.writer.clone(), self.pins.clone()));
+        Ok(())
+    }
+
+    /// Whether requests can be answered: migrated, replayed, the disk written without fault, and not stopping.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !*self.failed.borrow() && !self.is_stopping()
+    }
+
+    /// Resolves when nothing can be written any more.
+    pub async fn until_failed(&self) {
+        let mut failed = self.failed.clone();
+        if failed.wait_for(|failed| *failed).await.is_err() {
+            // The writer ended in an orderly way; that is not a failure.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Begins to stop: no longer ready, running fits are told to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.jobs.cancel_all();
+        self.pins.released.notify_one();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The models in memory.
+    #[must_use]
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// Sets the gauges that are read only when somebody looks.
+    pub async fn gauge(&self) {
+        metrics::gauge!(telemetry::MODELS).set(self.catalogue.all().len() as f64);
+        if let Ok(mut connection) = self.store.read().await
+            && let Ok(count) = store::datasets::count(&mut connection).await
+        {
+            metrics::gauge!(telemetry::DATASETS).set(count as f64);
+        }
+    }
+
+    /// The job as it stands.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn job(&self, id: &str) -> Result<Job, ServiceError> {
+        self.jobs.find(&self.store, id).await
+    }
+
+    /// A job and its changes, if it is still in memory.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn watch_job(&self, id: &str) -> Result<(Job, Option<watch::Receiver<Job>>), ServiceError> {
+        let watch = self.jobs.watch(id);
+        Ok((self.job(id).await?, watch))
+    }
+
+    /// Asks a job to end, and returns it as it then stands.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn cancel_job(&self, id: &str) -> Result<Job, ServiceError> {
+        self.job(id).await?;
+        self.jobs.cancel(id);
+        self.job(id).await
+    }
+}
+

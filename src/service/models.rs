@@ -1,0 +1,177 @@
+//! Models, versions and aliases: look, point, delete.
+
+use std::sync::Arc;
+
+use super::catalogue::{LATEST, Model, Version};
+use super::error::ServiceError;
+use super::{Replayable, Service};
+use crate::model::{State, name};
+use crate::store::{self, Connection};
+
+impl Service {
+    /// The model and version that `name`, `name@alias` or `name@version` means, with the version's state.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn version(&self, reference: &str) -> Result<(Arc<Model>, Arc<Version>, Arc<State>), ServiceError> {
+        let (model, version) = self.catalogue.resolve(reference)?;
+        let state = version.state(&self.store).await?;
+        Ok((model, version, state))
+    }
+
+    /// The version of a model by number or alias in an address, with its state.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn version_of(&self, model: &str, which: &str) -> Result<(Arc<Model>, Arc<Version>, Arc<State>), ServiceError> {
+        let model = self.catalogue.model(model)?;
+        let version = model.find(which)?.clone();
+        let state = version.state(&self.store).await?;
+        Ok((model, version, state))
+    }
+
+    /// Points an alias at a version; `version` is a number. Returns whether the alias is new.
+    ///
+    /// # Errors
+    /// No such model or version; a reserved alias; the model has another ETag.
+    pub async fn set_alias(self: &Arc<Self>, model: &str, alias: &str, version: u64, if_match: Option<Vec<String>>) -> Result<bool, ServiceError> {
+        let alias = name::alias(alias)?;
+        if alias == LATEST {
+            return Err(ServiceError::Conflict("`latest` is always the newest version and cannot be set"));
+        }
+        let model = self.catalogue.model(model)?;
+        self.check_model_tags(&model.name, if_match.as_deref())?;
+        let loading = model.versions.get(&version).ok_or(ServiceError::VersionNotFound)?;
+        // In memory before it is pointed at: the first request through the alias does not wait for a replay.
+        loading.state(&self.store).await?;
+        let created = !model.aliases.contains_key(&alias);
+        let publisher = self.clone();
+        self.writer
+            .run(
+                async move |writer: &mut Connection| {
+                    // The version may have been deleted since it was looked up.
+                    if !store::models::has_version(writer, model.id, version).await? {
+                        return Err(ServiceError::VersionNotFound);
+                    }
+                    store::models::set_alias(writer, model.id, &alias, version).await?;
+                    Ok((model.name.clone(), alias))
+                },
+                move |(name, alias)| {
+                    publisher.catalogue.change(name, |model| {
+                        model.map(|mut model| {
+                            model.aliases.insert(alias.clone(), version);
+                            model
+                        })
+                    });
+                },
+            )
+            .await?;
+        Ok(created)
+    }
+
+    /// Removes an alias.
+    ///
+    /// # Errors
+    /// No such model or alias; `served` and `latest` stay.
+    pub async fn delete_alias(self: &Arc<Self>, model: &str, alias: &str) -> Result<(), ServiceError> {
+        let alias = name::alias(alias).map_err(|_| ServiceError::AliasNotFound)?;
+        let model = self.catalogue.model(model)?;
+        if alias == LATEST || alias == super::catalogue::SERVED {
+            return Err(ServiceError::Conflict("`served` and `latest` cannot be removed"));
+        }
+        if !model.aliases.contains_key(&alias) {
+            return Err(ServiceError::AliasNotFound);
+        }
+        let publisher = self.clone();
+        self.writer
+            .run(
+                async move |writer: &mut Connection| {
+                    store::models::delete_alias(writer, model.id, &alias).await?;
+                    Ok((model.name.clone(), alias))
+                },
+                move |(name, alias)| {
+                    publisher.catalogue.change(name, |model| {
+                        model.map(|mut model| {
+                            model.aliases.remove(alias);
+                            model
+                        })
+                    });
+                },
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a model with all its versions and their logs.
+    ///
+    /// # Errors
+    /// There is none of this name, or it has another ETag.
+    pub async fn delete_model(self: &Arc<Self>, model: &str, if_match: Option<Vec<String>>) -> Result<(), ServiceError> {
+        let model = self.catalogue.model(model)?;
+        self.check_model_tags(&model.name, if_match.as_deref())?;
+        let publisher = self.clone();
+        self.writer
+            .run(
+                async move |writer: &mut Connection| {
+                    store::models::delete(writer, model.id).await?;
+                    Ok(model.name.clone())
+                },
+                move |name| publisher.catalogue.change(name, |_| None),
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes a version that no alias points to.
+    ///
+    /// # Errors
+    /// There is none, or an alias points to it.
+    pub async fn delete_version(self: &Arc<Self>, model: &str, which: &str) -> Result<(), ServiceError> {
+        let model = self.catalogue.model(model)?;
+        let version = model.find(which)?.clone();
+        let publisher = self.clone();
+        self.writer
+            .run(
+                async move |writer: &mut Connection| {
+                    if store::models::has_alias(writer, model.id, version.number).await? {
+                        return Err(ServiceError::Conflict("an alias points to this version; move the alias first"));
+                    }
+                    store::models::delete_version(writer, version.id).await?;
+                    Ok((model.name.clone(), version.number))
+                },
+                move |(name, number)| {
+                    publisher.catalogue.change(name, |model| {
+                        model.map(|mut model| {
+                            model.versions.remove(number);
+                            model
+                        })
+                    });
+                },
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// `If-Match` against the model's ETag, which names the served version and its sequence. `*` is any existing model.
+    pub(crate) fn check_model_tags(&self, name: &str, tags: Option<&[String]>) -> Result<(), ServiceError> {
+        let Some(tags) = tags else { return Ok(()) };
+        let current = self.catalogue.model(name).ok().and_then(|model| model.served().and_then(|version| version.tag_now()));
+        match current {
+            Some(current) if tags.iter().any(|tag| tag == "*" || *tag == current) => Ok(()),
+            _ => Err(ServiceError::Precondition),
+        }
+    }
+}
+
+/// The inner text of a version's ETag.
+#[must_use]
+pub(crate) fn tag(version: u64, sequence: u64) -> String {
+    format!("{version}-{sequence}")
+}
+
+impl<T> Replayable<T> {
+    /// The same with another value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Replayable<U> {
+        Replayable { value: change(self.value), replayed: self.replayed }
+    }
+}

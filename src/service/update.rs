@@ -1,0 +1,71 @@
+//! Updates as they are asked for: the rows of a request, put in order and handed to the writer.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::catalogue::Version;
+use super::error::ServiceError;
+use super::learn::{Reply, UpdateRequest};
+use super::{IdempotencyKey, Replayable, Service};
+use crate::frame::Fault;
+use crate::frame::rows::Rows;
+
+/// Rows to learn from, parsed by the version's update schema.
+#[derive(Debug)]
+pub struct Update {
+    /// The version that is to learn.
+    pub version: Arc<Version>,
+    /// Features, targets and, if the fit had one, the weight.
+    pub rows: Rows,
+    /// ETags of which the version must carry one.
+    pub if_match: Option<Vec<String>>,
+    /// The key with the request's fingerprint.
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+impl Service {
+    /// Learns rows in order. When this returns `Ok`, they are on disk and predictions see them.
+    ///
+    /// # Errors
+    /// A weight is negative; the version was deleted or has another ETag; the database. Nothing was learnt then.
+    pub async fn update(&self, update: Update) -> Result<Replayable<Reply>, ServiceError> {
+        let Update { version, rows, if_match, idempotency } = update;
+        let expected_sequence = match if_match {
+            None => None,
+            Some(tags) if tags.iter().any(|tag| tag == "*") => None,
+            Some(tags) => Some(tags.iter().find_map(|tag| sequence_in(tag, version.number)).ok_or(ServiceError::Precondition)?),
+        };
+        let cells = with_weights(&version, &rows)?;
+        // The writer may have to load the state; better here than while everybody waits.
+        version.state(&self.store).await?;
+        let (reply, answer) = oneshot::channel();
+        self.writer.update(UpdateRequest { version, cells, events: rows.ids, expected_sequence, idempotency, reply }).await?;
+        answer.await.map_err(|_| ServiceError::Unavailable("the server is stopping"))?
+    }
+}
+
+/// The sequence in an ETag of this version.
+fn sequence_in(tag: &str, number: u64) -> Option<u64> {
+    let (version, sequence) = tag.split_once('-')?;
+    (version.parse() == Ok(number)).then(|| sequence.parse().ok()).flatten()
+}
+
+/// Rows of features, targets and weight; a weight that is absent is 1.
+fn with_weights(version: &Version, rows: &Rows) -> Result<Vec<f64>, ServiceError> {
+    let width = version.learning_width();
+    let weighted = version.document.weights.is_some();
+    let own = if weighted { width } else { width - 1 };
+    let mut cells = Vec::with_capacity(rows.values.len() / own.max(1) * width);
+    let mut faults = Vec::new();
+    for (row, values) in rows.values.chunks_exact(own.max(1)).enumerate() {
+        cells.extend_from_slice(&values[..width - 1]);
+        let weight = if weighted { values[width - 1] } else { 1.0 };
+        if weight < 0.0 {
+            let name = version.document.weights.as_deref().unwrap_or_default();
+            faults.push(Fault { pointer: format!("/rows/{row}/{name}"), detail: format!("row {}, column {name:?}: is negative", row + 1) });
+        }
+        cells.push(if weight.is_nan() { 1.0 } else { weight });
+    }
+    if faults.is_empty() { Ok(cells) } else { Err(ServiceError::Request(faults)) }
+}

@@ -1,0 +1,221 @@
+//! The one writer: a thread that owns the only connection that may write, and commits in groups.
+//!
+//! Whatever is waiting when a commit ends goes into the next one together, so that one `fsync` serves many requests. Inside a group each
+//! operation has a savepoint of its own and fails alone; if the commit fails, everyone in the group is told so and nothing happened.
+//! Results become visible (`publish`) after the commit and before the reply: what was answered is on disk, and what is on disk is served.
+//! A failed write or sync ends all writing for good: after it nobody can tell what is on disk, so nothing more is acknowledged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::error::ServiceError;
+use super::learn::{self, UpdateRequest};
+use crate::store::{self, Connection, StoreError};
+use crate::telemetry;
+
+/// Operations that share a commit at the most. They may carry a chunk of a dataset each, about a megabyte.
+const OPERATIONS: usize = 32;
+/// Update requests that share a commit at the most.
+const UPDATES: usize = 4096;
+/// Messages that may wait; past that, callers do.
+const QUEUE: usize = 1024;
+
+/// Something to be done inside a write transaction.
+trait Operation: Send {
+    fn apply<'a>(&'a mut self, writer: &'a mut Connection) -> LocalBoxFuture<'a, Result<(), ServiceError>>;
+    /// Called once, after the commit (`Ok`) or when it is known that nothing happened (`Err`).
+    fn settle(self: Box<Self>, outcome: Result<(), ServiceError>);
+}
+
+enum Message {
+    Operation(Box<dyn Operation>),
+    Update(Box<UpdateRequest>),
+}
+
+/// A handle on the writer. The writer ends when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Message>,
+    broken: Arc<AtomicBool>,
+}
+
+struct Once<F, T, P> {
+    work: Option<F>,
+    result: Option<T>,
+    publish: P,
+    reply: oneshot::Sender<Result<T, ServiceError>>,
+}
+
+impl<F, T, P> Operation for Once<F, T, P>
+where
+    F: AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send,
+    T: Send,
+    P: FnOnce(&T) + Send,
+{
+    fn apply<'a>(&'a mut self, writer: &'a mut Connection) -> LocalBoxFuture<'a, Result<(), ServiceError>> {
+        Box::pin(async move {
+            let work = self.work.take().ok_or(ServiceError::Internal("an operation was applied twice"))?;
+            self.result = Some(work(writer).await?);
+            Ok(())
+        })
+    }
+
+    fn settle(self: Box<Self>, outcome: Result<(), ServiceError>) {
+        let this = *self;
+        let outcome = outcome.and_then(|()| this.result.ok_or(ServiceError::Internal("an operation left no result")));
+        if let Ok(result) = &outcome {
+            (this.publish)(result);
+        }
+        // The caller may have gone away; what was done stays done.
+        let _ = this.reply.send(outcome);
+    }
+}
+
+impl Writer {
+    /// Starts the writer's thread on a connection. The receiver turns to `true` when a write or sync has failed for good.
+    pub(crate) fn start(connection: Connection) -> Result<(Self, std::thread::JoinHandle<()>, watch::Receiver<bool>), std::io::Error> {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let broken = Arc::new(AtomicBool::new(false));
+        let (alarm, alarmed) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let flag = broken.clone();
+        let thread = std::thread::Builder::new()
+            .name("lsqd-writer".to_owned())
+            .spawn(move || runtime.block_on(run(connection, receiver, &flag, &alarm)))?;
+        Ok((Self { queue, broken }, thread, alarmed))
+    }
+
+    /// Runs `work` in a write transaction; when that is committed, `publish` sees the result, and then the caller does.
+    ///
+    /// # Errors
+    /// Those of `work`, or the database's; in both cases nothing was changed.
+    pub(crate) async fn run<T, F, P>(&self, work: F, publish: P) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send + 'static,
+        P: FnOnce(&T) + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Operation(Box::new(Once { work: Some(work), result: None, publish, reply }))).await?;
+        answer.await.map_err(|_| ServiceError::Unavailable("the server is stopping"))?
+    }
+
+    /// Queues an update; its own channel brings the answer.
+    pub(crate) async fn update(&self, request: UpdateRequest) -> Result<(), ServiceError> {
+        self.send(Message::Update(Box::new(request))).await
+    }
+
+    async fn send(&self, message: Message) -> Result<(), ServiceError> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(ServiceError::Unavailable("the database can no longer be written"));
+        }
+        self.queue.send(message).await.map_err(|_| ServiceError::Unavailable("the server is stopping"))
+    }
+}
+
+async fn run(mut connection: Connection, mut queue: mpsc::Receiver<Message>, broken: &AtomicBool, alarm: &watch::Sender<bool>) {
+    let mut operations = Vec::new();
+    let mut updates = Vec::new();
+    let mut held = None;
+    loop {
+        let Some(first) = (match held.take() {
+            Some(message) => Some(message),
+            None => queue.recv().await,
+        }) else {
+            break;
+        };
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Operation(operation) if operations.len() < OPERATIONS => operations.push(operation),
+                Message::Update(update) if updates.len() < UPDATES => updates.push(*update),
+                full => {
+                    held = Some(full);
+                    break;
+                }
+            }
+            next = queue.try_recv().ok();
+        }
+        let outcome = if broken.load(Ordering::Acquire) {
+            Err(ServiceError::Unavailable("the database can no longer be written"))
+        } else {
+            commit_group(&mut connection, &mut operations, &mut updates).await
+        };
+        if let Err(error) = outcome {
+            if let ServiceError::Store(cause) = &error {
+                tracing::error!(error = %cause, "a commit failed; nothing in it was acknowledged");
+                if is_final(cause) {
+                    broken.store(true, Ordering::Release);
+                    alarm.send_replace(true);
+                }
+            }
+            for operation in operations.drain(..) {
+                operation.settle(Err(error.clone()));
+            }
+            for update in updates.drain(..) {
+                update.settle(Err(error.clone()));
+            }
+        }
+    }
+    if let Err(error) = store::close_writer(connection).await {
+        tracing::error!(%error, "closing the database failed");
+    }
+}
+
+/// A full disk may clear; after a failed write or sync nobody knows what is on disk.
+fn is_final(error: &StoreError) -> bool {
+    const FULL: i32 = 13;
+    error.is_storage_failure() && error.primary_code() != Some(FULL)
+}
+
+/// One transaction: operations in their order, each in a savepoint, then the updates; on success everything is settled and drained.
+async fn commit_group(
+    connection: &mut Connection,
+    operations: &mut Vec<Box<dyn Operation>>,
+    updates: &mut Vec<UpdateRequest>,
+) -> Result<(), ServiceError> {
+    store::begin(connection).await?;
+    let applied = apply_group(connection, operations, updates).await;
+    let (outcomes, learnt) = match applied {
+        Ok(applied) => applied,
+        Err(error) => {
+            // The rollback's own failure says nothing new.
+            let _ = store::rollback(connection).await;
+            return Err(error);
+        }
+    };
+    if let Err(error) = store::commit(connection).await {
+        let _ = store::rollback(connection).await;
+        return Err(error.into());
+    }
+    metrics::counter!(telemetry::COMMITS).increment(1);
+    for (operation, outcome) in operations.drain(..).zip(outcomes) {
+        operation.settle(outcome);
+    }
+    learnt.settle(updates.drain(..));
+    Ok(())
+}
+
+async fn apply_group(
+    connection: &mut Connection,
+    operations: &mut [Box<dyn Operation>],
+    updates: &mut [UpdateRequest],
+) -> Result<(Vec<Result<(), ServiceError>>, learn::Learnt), ServiceError> {
+    let mut outcomes = Vec::with_capacity(operations.len());
+    for operation in operations {
+        store::savepoint(connection).await?;
+        let outcome = operation.apply(connection).await;
+        if let Err(ServiceError::Store(cause)) = &outcome
+            && cause.is_storage_failure()
+        {
+            return Err(ServiceError::Store(cause.clone()));
+        }
+        store::end_savepoint(connection, outcome.is_ok()).await?;
+        outcomes.push(outcome);
+    }
+    let learnt = learn::apply(connection, updates).await?;
+    Ok((outcomes, learnt))
+}

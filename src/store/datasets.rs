@@ -1,0 +1,234 @@
+//! Datasets, their segments and chunks.
+
+use sqlx::Row as _;
+
+use super::{Connection, StoreError, now};
+
+/// A dataset as stored.
+#[derive(Clone, Debug)]
+pub struct DatasetRow {
+    /// Identity; a replaced dataset gets a new revision, not a new identity.
+    pub id: i64,
+    /// The name in its address.
+    pub name: String,
+    /// Grows with each change.
+    pub revision: i64,
+    /// Rows in all segments.
+    pub rows: u64,
+    /// Bytes of all encoded chunks.
+    pub bytes: u64,
+    /// When it was first created.
+    pub created_at: String,
+    /// Schema and column summaries, JSON.
+    pub summary: String,
+}
+
+/// A chunk to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRow {
+    /// Identity of the chunk.
+    pub id: i64,
+    /// The segment it belongs to.
+    pub segment: i64,
+    /// Rows in it.
+    pub rows: u64,
+    /// Index of its first row in the dataset.
+    pub first_row: u64,
+}
+
+fn dataset(row: &sqlx::sqlite::SqliteRow) -> Result<DatasetRow, sqlx::Error> {
+    Ok(DatasetRow {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        revision: row.try_get("revision")?,
+        rows: row.try_get::<i64, _>("rows")?.unsigned_abs(),
+        bytes: row.try_get::<i64, _>("bytes")?.unsigned_abs(),
+        created_at: row.try_get("created_at")?,
+        summary: row.try_get("summary")?,
+    })
+}
+
+/// The dataset of that name.
+pub async fn find(connection: &mut Connection, name: &str) -> Result<Option<DatasetRow>, StoreError> {
+    let row = sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary FROM datasets WHERE name = ?")
+        .bind(name)
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.as_ref().map(dataset).transpose()?)
+}
+
+/// Datasets by name, after `after`, at most `limit`.
+pub async fn list(connection: &mut Connection, after: &str, limit: u32) -> Result<Vec<DatasetRow>, StoreError> {
+    let rows = sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary FROM datasets WHERE name > ? ORDER BY name LIMIT ?")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.iter().map(dataset).collect::<Result<_, _>>()?)
+}
+
+/// How many datasets there are.
+pub async fn count(connection: &mut Connection) -> Result<u64, StoreError> {
+    let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM datasets").fetch_one(connection).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// Begins a segment that belongs to nobody yet.
+pub async fn create_segment(writer: &mut Connection) -> Result<i64, StoreError> {
+    Ok(sqlx::query("INSERT INTO segments (dataset_id, position, rows) VALUES (NULL, 0, 0)").execute(writer).await?.last_insert_rowid())
+}
+
+/// Adds a chunk to a segment: one encoded payload a column.
+pub async fn add_chunk(
+    writer: &mut Connection,
+    segment: i64,
+    position: u32,
+    first_row: u64,
+    rows: u64,
+    payloads: Vec<Vec<u8>>,
+) -> Result<(), StoreError> {
+    let chunk = sqlx::query("INSERT INTO chunks (segment_id, position, first_row, rows) VALUES (?, ?, ?, ?)")
+        .bind(segment)
+        .bind(position)
+        .bind(first_row.cast_signed())
+        .bind(rows.cast_signed())
+        .execute(&mut *writer)
+        .await?
+        .last_insert_rowid();
+    for (column, payload) in (0_i64..).zip(payloads) {
+        sqlx::query("INSERT INTO column_chunks (chunk_id, position, payload) VALUES (?, ?, ?)")
+            .bind(chunk)
+            .bind(column)
+            .bind(payload)
+            .execute(&mut *writer)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What a finished upload puts in place.
+#[derive(Clone, Debug)]
+pub struct Landing<'a> {
+    /// The segment that was filled.
+    pub segment: i64,
+    /// Rows in that segment.
+    pub rows: u64,
+    /// Encoded bytes of that segment.
+    pub bytes: u64,
+    /// Schema and summaries of the whole dataset after the change, JSON.
+    pub summary: &'a str,
+}
+
+/// Creates the dataset, or replaces all of it, with one filled segment. Returns whether it is new.
+pub async fn replace(writer: &mut Connection, name: &str, landing: &Landing<'_>) -> Result<bool, StoreError> {
+    let moment = now();
+    let existing = find(writer, name).await?;
+    let id = if let Some(existing) = &existing {
+        sqlx::query("UPDATE segments SET dataset_id = NULL WHERE dataset_id = ?").bind(existing.id).execute(&mut *writer).await?;
+        sqlx::query("UPDATE datasets SET revision = revision + 1, rows = ?, bytes = ?, summary = ?, updated_at = ? WHERE id = ?")
+            .bind(landing.rows.cast_signed())
+            .bind(landing.bytes.cast_signed())
+            .bind(landing.summary)
+            .bind(&moment)
+            .bind(existing.id)
+            .execute(&mut *writer)
+            .await?;
+        existing.id
+    } else {
+        sqlx::query("INSERT INTO datasets (name, revision, rows, bytes, created_at, updated_at, summary) VALUES (?, 1, ?, ?, ?, ?, ?)")
+            .bind(name)
+            .bind(landing.rows.cast_signed())
+            .bind(landing.bytes.cast_signed())
+            .bind(&moment)
+            .bind(&moment)
+            .bind(landing.summary)
+            .execute(&mut *writer)
+            .await?
+            .last_insert_rowid()
+    };
+    adopt(writer, id, landing).await?;
+    Ok(existing.is_none())
+}
+
+/// Appends a filled segment to a dataset.
+pub async fn append(writer: &mut Connection, id: i64, landing: &Landing<'_>) -> Result<(), StoreError> {
+    sqlx::query("UPDATE datasets SET revision = revision + 1, rows = rows + ?, bytes = bytes + ?, summary = ?, updated_at = ? WHERE id = ?")
+        .bind(landing.rows.cast_signed())
+        .bind(landing.bytes.cast_signed())
+        .bind(landing.summary)
+        .bind(now())
+        .bind(id)
+        .execute(&mut *writer)
+        .await?;
+    adopt(writer, id, landing).await
+}
+
+async fn adopt(writer: &mut Connection, dataset: i64, landing: &Landing<'_>) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE segments SET dataset_id = ?1, rows = ?2,
+         position = (SELECT coalesce(max(position), -1) + 1 FROM segments WHERE dataset_id = ?1) WHERE id = ?3",
+    )
+    .bind(dataset)
+    .bind(landing.rows.cast_signed())
+    .bind(landing.segment)
+    .execute(writer)
+    .await?;
+    Ok(())
+}
+
+/// Deletes a dataset; its segments are left to [`sweep`].
+pub async fn delete(writer: &mut Connection, id: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM datasets WHERE id = ?").bind(id).execute(writer).await?;
+    Ok(())
+}
+
+/// The chunks of a dataset in order.
+pub async fn chunks(connection: &mut Connection, dataset: i64) -> Result<Vec<ChunkRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT chunks.id, chunks.segment_id, chunks.rows FROM segments JOIN chunks ON chunks.segment_id = segments.id
+         WHERE segments.dataset_id = ? ORDER BY segments.position, chunks.position",
+    )
+    .bind(dataset)
+    .fetch_all(connection)
+    .await?;
+    let mut first_row = 0;
+    rows.iter()
+        .map(|row| {
+            let rows = row.try_get::<i64, _>(2)?.unsigned_abs();
+            let chunk = ChunkRow { id: row.try_get(0)?, segment: row.try_get(1)?, rows, first_row };
+            first_row += rows;
+            Ok(chunk)
+        })
+        .collect()
+}
+
+/// The payloads of some columns of a chunk, in the order asked for.
+pub async fn payloads(connection: &mut Connection, chunk: i64, columns: &[usize]) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut found = Vec::with_capacity(columns.len());
+    for &column in columns {
+        let payload: Option<(Vec<u8>,)> = sqlx::query_as("SELECT payload FROM column_chunks WHERE chunk_id = ? AND position = ?")
+            .bind(chunk)
+            .bind(i64::try_from(column).unwrap_or(i64::MAX))
+            .fetch_optional(&mut *connection)
+            .await?;
+        found.push(payload.ok_or(StoreError::Corrupt("a column chunk is missing"))?.0);
+    }
+    Ok(found)
+}
+
+/// Frees a bounded part of the segments that belong to nobody, except those in `pinned` (an upload under way, or a fit still reading).
+/// Returns whether anything is left to do.
+pub async fn sweep(writer: &mut Connection, pinned: &[i64], chunks: u32) -> Result<bool, StoreError> {
+    let orphans: Vec<(i64,)> = sqlx::query_as("SELECT id FROM segments WHERE dataset_id IS NULL ORDER BY id").fetch_all(&mut *writer).await?;
+    let Some(&(segment,)) = orphans.iter().find(|(id,)| !pinned.contains(id)) else { return Ok(false) };
+    let doomed: Vec<(i64,)> =
+        sqlx::query_as("SELECT id FROM chunks WHERE segment_id = ? LIMIT ?").bind(segment).bind(chunks).fetch_all(&mut *writer).await?;
+    for (chunk,) in &doomed {
+        sqlx::query("DELETE FROM column_chunks WHERE chunk_id = ?").bind(chunk).execute(&mut *writer).await?;
+        sqlx::query("DELETE FROM chunks WHERE id = ?").bind(chunk).execute(&mut *writer).await?;
+    }
+    if doomed.is_empty() {
+        sqlx::query("DELETE FROM segments WHERE id = ?").bind(segment).execute(&mut *writer).await?;
+    }
+    Ok(true)
+}

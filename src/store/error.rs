@@ -1,0 +1,44 @@
+//! What can go wrong between the service and the file.
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite or the driver said no.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The migrations could not be applied.
+    #[error("the database could not be migrated: {0}")]
+    Migration(sqlx::migrate::MigrateError),
+    /// The file was written by a newer lsqd.
+    #[error("this database was written by a newer lsqd (schema {0}); start that version or a newer one")]
+    Newer(i64),
+    /// SQLite older than 3.51.3.
+    #[error("SQLite {0} is linked, but versions before 3.51.3 can corrupt a database in WAL mode; build lsqd with its bundled SQLite")]
+    OldSqlite(String),
+    /// A checksum does not agree, or stored bytes do not decode.
+    #[error("stored data is damaged: {0}")]
+    Corrupt(&'static str),
+}
+
+impl StoreError {
+    pub(crate) fn from_migration(error: sqlx::migrate::MigrateError) -> Self {
+        match error {
+            sqlx::migrate::MigrateError::VersionMissing(version) => Self::Newer(version),
+            other => Self::Migration(other),
+        }
+    }
+
+    /// Whether the file itself refused (a full disk, a failed write or sync), as opposed to a fault in our own statements.
+    #[must_use]
+    pub fn is_storage_failure(&self) -> bool {
+        // 8 READONLY, 10 IOERR, 11 CORRUPT, 13 FULL, 14 CANTOPEN, 26 NOTADB.
+        self.primary_code().is_some_and(|code| matches!(code, 8 | 10 | 11 | 13 | 14 | 26))
+    }
+
+    /// SQLite's primary result code, if SQLite said no.
+    #[must_use]
+    pub fn primary_code(&self) -> Option<i32> {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return None };
+        error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff)
+    }
+}

@@ -1,0 +1,198 @@
+//! The database: one SQLite file, opened the only way in which "acknowledged" means "on disk".
+//!
+//! WAL with `synchronous = FULL` (NORMAL may lose acknowledged commits in a power cut), foreign keys on, schema not trusted. One connection
+//! writes ([`Store::open`] hands it to the writer, which alone runs checkpoints); readers come from a pool and can never write.
+//! One file a table family; every function takes the connection it works on, so that the caller decides what is one transaction.
+//! This is not the place where things are ordered or published: that is `service`.
+
+pub mod datasets;
+pub mod error;
+pub mod idempotency;
+pub mod jobs;
+pub mod models;
+pub mod updates;
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection as _, SqlitePool};
+
+pub use error::StoreError;
+
+/// A connection to the database; transactions are begun and ended by its owner.
+pub type Connection = sqlx::SqliteConnection;
+
+/// A reader's connection, returned to its pool on drop.
+pub type Reader = sqlx::pool::PoolConnection<sqlx::Sqlite>;
+
+/// The oldest SQLite whose WAL mode is safe: 3.51.3 mends a race between checkpoint and write that can corrupt a database.
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// The readers' side of an opened database.
+#[derive(Clone, Debug)]
+pub struct Store {
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens (or creates) the file, migrates it, and returns the readers' side and the one connection that may write.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is held by another process, was written by a newer lsqd, or the linked SQLite is too old to be trusted.
+    pub async fn open(path: &Path, readers: u32) -> Result<(Self, Connection), StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .page_size(8192) // column chunks are long blobs; updates are short: a compromise between overflow chains and bytes per commit
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5))
+            .pragma("trusted_schema", "OFF")
+            .pragma("cell_size_check", "ON")
+            .pragma("journal_size_limit", "67108864")
+            .disable_statement_logging();
+        let mut writer = options.clone().pragma("wal_autocheckpoint", "4000").connect().await?;
+        let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&mut writer).await?;
+        if version_number(&version) < OLDEST_SQLITE {
+            return Err(StoreError::OldSqlite(version));
+        }
+        MIGRATIONS.run(&mut writer).await.map_err(StoreError::from_migration)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(readers.max(1))
+            .acquire_timeout(Duration::from_secs(30))
+            .connect_with(options.pragma("wal_autocheckpoint", "0").pragma("query_only", "ON"))
+            .await?;
+        Ok((Self { readers }, writer))
+    }
+
+    /// A reader's connection.
+    ///
+    /// # Errors
+    /// None came free within 30 s, or the file cannot be opened any more.
+    pub async fn read(&self) -> Result<Reader, StoreError> {
+        Ok(self.readers.acquire().await?)
+    }
+
+    /// Closes the readers. The writer's connection is closed by its owner.
+    pub async fn close(&self) {
+        self.readers.close().await;
+    }
+}
+
+/// Begins a write transaction. `IMMEDIATE`: the lock is taken now, not at the first write, so it cannot fail half-way.
+pub async fn begin(writer: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("BEGIN IMMEDIATE").execute(writer).await?;
+    Ok(())
+}
+
+/// Commits: when this returns `Ok`, the transaction is on disk.
+pub async fn commit(writer: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("COMMIT").execute(writer).await?;
+    Ok(())
+}
+
+/// Rolls the transaction back, whatever state it is in.
+pub async fn rollback(writer: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("ROLLBACK").execute(writer).await?;
+    Ok(())
+}
+
+/// Opens a savepoint inside the transaction, so that one operation of a group can fail alone.
+pub async fn savepoint(writer: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("SAVEPOINT operation").execute(writer).await?;
+    Ok(())
+}
+
+/// Keeps (`true`) or undoes (`false`) what was done since [`savepoint`].
+pub async fn end_savepoint(writer: &mut Connection, keep: bool) -> Result<(), StoreError> {
+    if !keep {
+        sqlx::query("ROLLBACK TO operation").execute(&mut *writer).await?;
+    }
+    sqlx::query("RELEASE operation").execute(writer).await?;
+    Ok(())
+}
+
+/// Folds the WAL into the file and closes the writer.
+pub async fn close_writer(mut writer: Connection) -> Result<(), StoreError> {
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut writer).await?;
+    writer.close().await?;
+    Ok(())
+}
+
+fn version_number(text: &str) -> i32 {
+    let mut parts = text.split('.').map(|part| part.parse::<i32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    next() * 1_000_000 + next() * 1_000 + next()
+}
+
+/// Seals bytes with a CRC-32 at their end, for states and log records.
+#[must_use]
+pub fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let checksum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Opens sealed bytes; `what` names them in the error.
+///
+/// # Errors
+/// The checksum does not agree: the bytes are not the ones that were written.
+pub fn unseal<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], StoreError> {
+    let (body, tail) = bytes.split_last_chunk::<4>().ok_or(StoreError::Corrupt(what))?;
+    if crc32fast::hash(body).to_le_bytes() == *tail { Ok(body) } else { Err(StoreError::Corrupt(what)) }
+}
+
+/// The present moment as RFC 3339 text in UTC, microseconds kept.
+#[must_use]
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(version_number("3.51.3") >= OLDEST_SQLITE);
+        assert!(version_number("3.51.2") < OLDEST_SQLITE);
+        assert!(version_number("3.9.99") < OLDEST_SQLITE);
+        assert!(version_number("4.0.0") > OLDEST_SQLITE);
+    }
+
+    #[test]
+    fn a_seal_notices_each_flipped_bit() {
+        let sealed = seal(b"state of a model".to_vec());
+        assert_eq!(unseal(&sealed, "state").unwrap(), b"state of a model");
+        for bit in 0..sealed.len() * 8 {
+            let mut bent = sealed.clone();
+            bent[bit / 8] ^= 1 << (bit % 8);
+            assert!(unseal(&bent, "state").is_err(), "bit {bit}");
+        }
+        assert!(unseal(&[1, 2, 3], "state").is_err());
+    }
+
+    #[tokio::test]
+    async fn the_file_is_opened_as_promised() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(&folder.path().join("lsqd.db"), 2).await.unwrap();
+        let pragma = async |connection: &mut Connection, sql: &'static str| -> String {
+            let row = sqlx::query(sql).fetch_one(connection).await.unwrap();
+            use sqlx::Row as _;
+            row.try_get::<String, _>(0).unwrap_or_else(|_| row.try_get::<i64, _>(0).unwrap().to_string())
+        };
+        assert_eq!(pragma(&mut writer, "PRAGMA journal_mode").await, "wal");
+        assert_eq!(pragma(&mut writer, "PRAGMA synchronous").await, "2");
+        assert_eq!(pragma(&mut writer, "PRAGMA foreign_keys").await, "1");
+        assert_eq!(pragma(&mut writer, "PRAGMA trusted_schema").await, "0");
+        let mut reader = store.read().await.unwrap();
+        assert_eq!(pragma(&mut reader, "PRAGMA query_only").await, "1");
+        assert_eq!(pragma(&mut reader, "PRAGMA wal_autocheckpoint").await, "0");
+        assert!(sqlx::query("DELETE FROM models").execute(&mut *reader).await.is_err(), "a reader wrote");
+    }
+}

@@ -1,0 +1,169 @@
+//! Models, versions and aliases.
+
+use sqlx::Row as _;
+
+use super::{Connection, StoreError, now, seal, unseal};
+
+/// A model and what points into it.
+#[derive(Clone, Debug)]
+pub struct ModelRow {
+    /// Identity.
+    pub id: i64,
+    /// The name in its address.
+    pub name: String,
+    /// When it was created.
+    pub created_at: String,
+}
+
+/// A version without its state.
+#[derive(Clone, Debug)]
+pub struct VersionRow {
+    /// Identity.
+    pub id: i64,
+    /// Its model.
+    pub model: i64,
+    /// Its number.
+    pub version: u64,
+    /// What was fitted and how, JSON.
+    pub document: String,
+    /// When it was stored.
+    pub created_at: String,
+}
+
+/// An alias.
+#[derive(Clone, Debug)]
+pub struct AliasRow {
+    /// Its model.
+    pub model: i64,
+    /// Its name.
+    pub alias: String,
+    /// What it points to.
+    pub version: u64,
+}
+
+/// All models, by name.
+pub async fn all(connection: &mut Connection) -> Result<Vec<ModelRow>, StoreError> {
+    let rows = sqlx::query("SELECT id, name, created_at FROM models ORDER BY name").fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(ModelRow { id: row.try_get(0)?, name: row.try_get(1)?, created_at: row.try_get(2)? })).collect()
+}
+
+/// All versions of all models, oldest first.
+pub async fn all_versions(connection: &mut Connection) -> Result<Vec<VersionRow>, StoreError> {
+    let rows =
+        sqlx::query("SELECT id, model_id, version, document, created_at FROM versions ORDER BY model_id, version").fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(VersionRow {
+                id: row.try_get(0)?,
+                model: row.try_get(1)?,
+                version: row.try_get::<i64, _>(2)?.unsigned_abs(),
+                document: row.try_get(3)?,
+                created_at: row.try_get(4)?,
+            })
+        })
+        .collect()
+}
+
+/// All aliases of all models.
+pub async fn all_aliases(connection: &mut Connection) -> Result<Vec<AliasRow>, StoreError> {
+    let rows = sqlx::query("SELECT model_id, alias, version FROM aliases ORDER BY model_id, alias").fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| Ok(AliasRow { model: row.try_get(0)?, alias: row.try_get(1)?, version: row.try_get::<i64, _>(2)?.unsigned_abs() }))
+        .collect()
+}
+
+/// The state of a version as it was fitted (sequence 0).
+pub async fn state(connection: &mut Connection, version: i64) -> Result<Vec<u8>, StoreError> {
+    let (bytes,): (Vec<u8>,) = sqlx::query_as("SELECT state FROM versions WHERE id = ?").bind(version).fetch_one(connection).await?;
+    Ok(unseal(&bytes, "the state of a version")?.to_vec())
+}
+
+/// Whether the version is still there.
+pub async fn version_exists(connection: &mut Connection, version: i64) -> Result<bool, StoreError> {
+    Ok(sqlx::query("SELECT 1 FROM versions WHERE id = ?").bind(version).fetch_optional(connection).await?.is_some())
+}
+
+/// Whether a model still has a version of that number.
+pub async fn has_version(connection: &mut Connection, model: i64, version: u64) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM versions WHERE model_id = ? AND version = ?")
+        .bind(model)
+        .bind(version.cast_signed())
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Whether an alias points at a version.
+pub async fn has_alias(connection: &mut Connection, model: i64, version: u64) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM aliases WHERE model_id = ? AND version = ?")
+        .bind(model)
+        .bind(version.cast_signed())
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// What [`add_version`] stored.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// The model, created if it was new.
+    pub model: ModelRow,
+    /// The version.
+    pub version: VersionRow,
+}
+
+/// Stores a new version under the model's next number; the model is created when it is new.
+pub async fn add_version(writer: &mut Connection, model: &str, document: &str, state: Vec<u8>) -> Result<Added, StoreError> {
+    let moment = now();
+    let row = sqlx::query(
+        "INSERT INTO models (name, last_version, created_at) VALUES (?, 1, ?)
+         ON CONFLICT (name) DO UPDATE SET last_version = last_version + 1 RETURNING id, last_version, created_at",
+    )
+    .bind(model)
+    .bind(&moment)
+    .fetch_one(&mut *writer)
+    .await?;
+    let model = ModelRow { id: row.try_get(0)?, name: model.to_owned(), created_at: row.try_get(2)? };
+    let number: i64 = row.try_get(1)?;
+    let id = sqlx::query("INSERT INTO versions (model_id, version, document, state, created_at) VALUES (?, ?, ?, ?, ?)")
+        .bind(model.id)
+        .bind(number)
+        .bind(document)
+        .bind(seal(state))
+        .bind(&moment)
+        .execute(&mut *writer)
+        .await?
+        .last_insert_rowid();
+    let version =
+        VersionRow { id, model: model.id, version: number.unsigned_abs(), document: document.to_owned(), created_at: moment };
+    Ok(Added { model, version })
+}
+
+/// Points an alias at a version.
+pub async fn set_alias(writer: &mut Connection, model: i64, alias: &str, version: u64) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO aliases (model_id, alias, version) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET version = excluded.version")
+        .bind(model)
+        .bind(alias)
+        .bind(version.cast_signed())
+        .execute(writer)
+        .await?;
+    Ok(())
+}
+
+/// Removes an alias.
+pub async fn delete_alias(writer: &mut Connection, model: i64, alias: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM aliases WHERE model_id = ? AND alias = ?").bind(model).bind(alias).execute(writer).await?;
+    Ok(())
+}
+
+/// Deletes a version with its log.
+pub async fn delete_version(writer: &mut Connection, version: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM versions WHERE id = ?").bind(version).execute(writer).await?;
+    Ok(())
+}
+
+/// Deletes a model with all its versions.
+pub async fn delete(writer: &mut Connection, model: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM models WHERE id = ?").bind(model).execute(writer).await?;
+    Ok(())
+}
