@@ -1,0 +1,576 @@
+//! Recursive least squares in square-root information form: what a fit leaves, and how it learns row by row.
+//!
+//! The state is the upper triangle R of RᵀR = X̃ᵀX̃ + penalty, and Z with RΔ = Z, where Δ is how far the coefficients have moved from the
+//! fit's (the *origin*). A new row is rotated into (R, Z) by Givens rotations; what is left of its response is its share of the residual
+//! sum of squares (Gentleman, *Least squares computations by Givens transformations without square roots*, 1973; Golub & Van Loan,
+//! *Matrix Computations*, 4th ed., §5.1). RᵀR is symmetric and positive by its form, whatever rounding does. Because Δ starts at zero,
+//! the digits of the fit are kept.
+//!
+//! With a forgetting factor λ < 1 the triangle is first multiplied by √λ. A direction that no row excites would be emptied by that, so
+//! each step also rotates in one row √(ρ(1−λ)m)·eᵢ, i cycling through the m columns, with the present coefficient as its response: it adds
+//! information of a relative size ρ = 1e-6 without pulling anywhere (Gunnarsson, *Combining tracking and regularization in recursive
+//! least squares identification*, CDC 1996, in square-root form).
+
+use std::sync::OnceLock;
+
+use faer::{Mat, MatRef};
+
+use super::Error;
+
+/// The coefficients a fit found, in the coordinates in which learning goes on.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) intercept: bool,
+    /// c, p.
+    pub(super) centre: Vec<f64>,
+    /// s, p, powers of two.
+    pub(super) scale: Vec<f64>,
+    /// Predicted response at x = c, q (0 without an intercept).
+    pub(super) level: Vec<f64>,
+    /// Raw slopes, p×q.
+    pub(super) slopes: Mat<f64>,
+    /// Raw intercepts, q; empty without an intercept.
+    pub(super) intercepts: Vec<f64>,
+    /// √ of the diagonal of (XᵀX + penalty)⁻¹, raw, p: computed with more care than R would give them.
+    pub(super) slope_roots: Vec<f64>,
+    /// The same of the intercept.
+    pub(super) intercept_root: f64,
+}
+
+/// Coefficients as they stand after the updates so far.
+#[derive(Clone, Debug)]
+struct Current {
+    level: Vec<f64>,
+    slopes: Mat<f64>,
+    intercepts: Vec<f64>,
+    /// Δ, m×q in the system's coordinates.
+    moved: Mat<f64>,
+}
+
+/// Coefficients with all that is needed to answer rows and to learn more of them.
+#[derive(Clone, Debug)]
+pub struct Information {
+    origin: Origin,
+    /// R, m×m upper triangular, row by row: row k holds columns k…m.
+    triangle: Vec<f64>,
+    /// Z, m×q, row by row.
+    moments: Vec<f64>,
+    /// Residual sums of squares, q.
+    residual: Vec<f64>,
+    /// Where the coefficients stood at the last turn of the stabilising rows, m×q row by row.
+    anchor: Vec<f64>,
+    /// Rows learnt from.
+    observations: u64,
+    /// The same, with what was forgotten left out.
+    effective: f64,
+    rank: usize,
+    /// Effective parameters of the fit less its rank: 0 without a penalty.
+    spent: f64,
+    maximum_leverage: f64,
+    updates: u64,
+    current: OnceLock<Current>,
+}
+
+/// Cells larger than this could overflow when squared and summed.
+const LARGEST: f64 = 1e140;
+/// ρ: information added to every direction, relative to a column's own.
+const STABILISING: f64 = 1e-6;
+/// Leverage past which a row shows a direction of which nothing was known.
+const NEW_DIRECTION: f64 = 1e8;
+const LAYOUT: u8 = 1;
+
+impl Information {
+    pub(super) fn new(
+        origin: Origin,
+        triangle: &Mat<f64>,
+        residual: Vec<f64>,
+        observations: u64,
+        rank: usize,
+        spent: f64,
+        maximum_leverage: f64,
+    ) -> Result<Self, Error> {
+        let width = origin.width();
+        let responses = origin.level.len();
+        let mut packed = Vec::with_capacity(width * (width + 1) / 2);
+        for row in 0..width {
+            for column in row..width {
+                packed.push(if row < triangle.nrows() { triangle[(row, column)] } else { 0.0 });
+            }
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let (effective, rank_as_float) = (observations as f64, rank as f64);
+        let information = Self {
+            moments: vec![0.0; width * responses],
+            anchor: vec![0.0; width * responses],
+            triangle: packed,
+            residual,
+            observations,
+            effective,
+            rank,
+            spent: spent - rank_as_float,
+            maximum_leverage,
+            updates: 0,
+            current: OnceLock::new(),
+            origin,
+        };
+        if information.is_finite() { Ok(information) } else { Err(Error::Overflow) }
+    }
+
+    fn is_finite(&self) -> bool {
+        let slopes = self.origin.slopes.col_iter().all(|column| column.iter().all(|value| value.is_finite()));
+        let lists = [
+            &self.triangle,
+            &self.moments,
+            &self.residual,
+            &self.anchor,
+            &self.origin.level,
+            &self.origin.centre,
+            &self.origin.scale,
+            &self.origin.intercepts,
+            &self.origin.slope_roots,
+        ];
+        slopes
+            && lists.into_iter().flatten().all(|value| value.is_finite())
+            && self.maximum_leverage.is_finite()
+            && self.effective.is_finite()
+            && self.origin.intercept_root.is_finite()
+    }
+
+    /// m: the predictors, and the intercept if there is one.
+    fn width(&self) -> usize {
+        self.origin.width()
+    }
+
+    /// p.
+    #[must_use]
+    pub fn predictors(&self) -> usize {
+        self.origin.centre.len()
+    }
+
+    /// q.
+    #[must_use]
+    pub fn responses(&self) -> usize {
+        self.residual.len()
+    }
+
+    /// Whether there is an intercept.
+    #[must_use]
+    pub fn has_intercept(&self) -> bool {
+        self.origin.intercept
+    }
+
+    /// Rows learnt from, those of the fit and those since.
+    #[must_use]
+    pub fn observations(&self) -> u64 {
+        self.observations
+    }
+
+    /// Numerical rank, the intercept counted.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Effective rows less effective parameters, at least 0.
+    #[must_use]
+    pub fn degrees_of_freedom(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss)]
+        (self.effective - self.rank as f64 - self.spent).max(0.0)
+    }
+
+    /// RSS over the degrees of freedom, q; NaN where none are left.
+    #[must_use]
+    pub fn residual_variance(&self) -> Vec<f64> {
+        let degrees = self.degrees_of_freedom();
+        self.residual.iter().map(|residual| if degrees > 0.0 { residual / degrees } else { f64::NAN }).collect()
+    }
+
+    /// The largest leverage of a row learnt from. After updates: of the newest rows, and of older ones as if each new row had thinned them
+    /// evenly.
+    #[must_use]
+    pub fn maximum_leverage(&self) -> f64 {
+        self.maximum_leverage
+    }
+
+    fn current(&self) -> &Current {
+        self.current.get_or_init(|| self.solve())
+    }
+
+    /// Computes the coefficients now rather than at the first question.
+    pub fn settle(&self) {
+        self.current();
+    }
+
+    /// Δ by back-substitution, and the coefficients that follow.
+    fn solve(&self) -> Current {
+        let (width, predictors, responses) = (self.width(), self.predictors(), self.responses());
+        let mut moved = Mat::zeros(width, responses);
+        let origin = &self.origin;
+        if self.updates == 0 {
+            return Current { level: origin.level.clone(), slopes: origin.slopes.clone(), intercepts: origin.intercepts.clone(), moved };
+        }
+        let mut end = self.triangle.len();
+        for row in (0..width).rev() {
+            let values = &self.triangle[end - (width - row)..end];
+            end -= width - row;
+            for response in 0..responses {
+                let mut sum = self.moments[row * responses + response];
+                for (offset, value) in values.iter().enumerate().skip(1) {
+                    sum -= value * moved[(row + offset, response)];
+                }
+                moved[(row, response)] = if values[0] == 0.0 { 0.0 } else { sum / values[0] };
+            }
+        }
+        let ones = usize::from(origin.intercept);
+        let slopes = Mat::from_fn(predictors, responses, |row, response| {
+            moved[(ones + row, response)].mul_add(origin.scale[row], origin.slopes[(row, response)])
+        });
+        let mut level = origin.level.clone();
+        let mut intercepts = origin.intercepts.clone();
+        if origin.intercept {
+            for response in 0..responses {
+                level[response] += moved[(0, response)];
+                let shifted: f64 = (0..predictors).map(|row| origin.centre[row] * origin.scale[row] * moved[(1 + row, response)]).sum();
+                intercepts[response] += moved[(0, response)] - shifted;
+            }
+        }
+        Current { level, slopes, intercepts, moved }
+    }
+
+    /// Raw intercepts, q; empty without an intercept.
+    #[must_use]
+    pub fn intercept(&self) -> &[f64] {
+        &self.current().intercepts
+    }
+
+    /// Raw slopes, p×q.
+    #[must_use]
+    pub fn coefficients(&self) -> MatRef<'_, f64> {
+        self.current().slopes.as_ref()
+    }
+
+    /// The prediction at the centre of the training rows, to which contributions add.
+    #[must_use]
+    pub fn baseline(&self, response: usize) -> f64 {
+        self.current().level[response]
+    }
+
+    /// Predicts one row x (p) for all responses (q).
+    pub fn predict(&self, x: &[f64], predicted: &mut [f64]) {
+        let current = self.current();
+        for (response, predicted) in predicted.iter_mut().enumerate() {
+            let slopes = current.slopes.col_as_slice(response);
+            let sum = x.iter().zip(&self.origin.centre).zip(slopes).fold(0.0, |sum, ((x, centre), slope)| sum + (x - centre) * slope);
+            *predicted = current.level[response] + sum;
+        }
+    }
+
+    /// What each predictor of x (p) adds to the baseline of a response: (x − c)·β.
+    pub fn contributions(&self, response: usize, x: &[f64], parts: &mut [f64]) {
+        let slopes = self.current().slopes.col_as_slice(response);
+        for (((part, x), centre), slope) in parts.iter_mut().zip(x).zip(&self.origin.centre).zip(slopes) {
+            *part = (x - centre) * slope;
+        }
+    }
+
+    /// h = x̃ᵀ(X̃ᵀX̃ + penalty)⁻¹x̃ of a row x (p), by forward substitution with Rᵀ.
+    #[must_use]
+    pub fn leverage(&self, x: &[f64], scratch: &mut Vec<f64>) -> f64 {
+        self.system_row(x, scratch);
+        self.squared_norm_whitened(scratch)
+    }
+
+    /// The row in the system's coordinates.
+    fn system_row(&self, x: &[f64], row: &mut Vec<f64>) {
+        row.clear();
+        if self.origin.intercept {
+            row.push(1.0);
+        }
+        row.extend(x.iter().zip(&self.origin.centre).zip(&self.origin.scale).map(|((x, centre), scale)| (x - centre) * scale));
+    }
+
+    /// ‖R⁻ᵀv‖², destroying v.
+    fn squared_norm_whitened(&self, vector: &mut [f64]) -> f64 {
+        let width = vector.len();
+        let mut begin = 0;
+        let mut norm = 0.0;
+        for row in 0..width {
+            let values = &self.triangle[begin..begin + width - row];
+            begin += width - row;
+            if values[0] == 0.0 {
+                continue;
+            }
+            let solved = vector[row] / values[0];
+            norm += solved * solved;
+            for (cell, value) in vector[row + 1..].iter_mut().zip(&values[1..]) {
+                *cell -= solved * value;
+            }
+        }
+        norm
+    }
+
+    /// Standard errors of the intercept (q; empty without one) and of the slopes (p×q); NaN where no degrees of freedom are left.
+    #[must_use]
+    pub fn std_errors(&self) -> (Vec<f64>, Mat<f64>) {
+        let deviations: Vec<f64> = self.residual_variance().iter().map(|variance| variance.sqrt()).collect();
+        let (roots, intercept_root) = self.unscaled_std_errors();
+        let intercepts =
+            if self.origin.intercept { deviations.iter().map(|deviation| deviation * intercept_root).collect() } else { Vec::new() };
+        (intercepts, Mat::from_fn(self.predictors(), deviations.len(), |row, response| roots[row] * deviations[response]))
+    }
+
+    /// √ of the diagonal of (XᵀX + penalty)⁻¹: slopes and intercept.
+    fn unscaled_std_errors(&self) -> (Vec<f64>, f64) {
+        if self.updates == 0 {
+            return (self.origin.slope_roots.clone(), self.origin.intercept_root);
+        }
+        let ones = usize::from(self.origin.intercept);
+        let roots = (0..self.predictors())
+            .map(|predictor| {
+                let mut unit = vec![0.0; self.width()];
+                unit[ones + predictor] = self.origin.scale[predictor];
+                self.squared_norm_whitened(&mut unit).sqrt()
+            })
+            .collect();
+        let intercept = if self.origin.intercept {
+            let mut origin = Vec::new();
+            self.system_row(&vec![0.0; self.predictors()], &mut origin);
+            self.squared_norm_whitened(&mut origin).sqrt()
+        } else {
+            0.0
+        };
+        (roots, intercept)
+    }
+
+    /// Learns one row: x (p), y (q), a weight ≥ 0; everything known so far counts λ times as much as before. `innovations` (q) receives
+    /// the a-priori errors y − ŷ. O(m² + mq); the result does not depend on how updates were grouped.
+    ///
+    /// # Errors
+    /// A number is too large or not finite; nothing was changed.
+    pub fn update(&mut self, x: &[f64], y: &[f64], weight: f64, forgetting_factor: f64, innovations: &mut [f64]) -> Result<(), Error> {
+        let (width, responses) = (self.width(), self.responses());
+        let mut row = Vec::with_capacity(width);
+        self.system_row(x, &mut row);
+        // Against the origin, whose coefficients do not move: the same numbers live and at replay.
+        let mut rest: Vec<f64> = (0..responses)
+            .map(|response| {
+                let slopes = self.origin.slopes.col_as_slice(response);
+                let sum = x.iter().zip(&self.origin.centre).zip(slopes).fold(0.0, |sum, ((x, centre), slope)| sum + (x - centre) * slope);
+                y[response] - (self.origin.level[response] + sum)
+            })
+            .collect();
+        let root = weight.sqrt();
+        if !row.iter().chain(&rest).all(|value| value.abs() * root.max(1.0) < LARGEST) {
+            return Err(Error::Overflow);
+        }
+        let leverage = self.squared_norm_whitened(&mut row.clone());
+        if let Some(current) = self.current.get() {
+            // Exactly what a prediction would have said.
+            for (response, innovation) in innovations.iter_mut().enumerate() {
+                let slopes = current.slopes.col_as_slice(response);
+                let sum = x.iter().zip(&self.origin.centre).zip(slopes).fold(0.0, |sum, ((x, centre), slope)| sum + (x - centre) * slope);
+                *innovation = y[response] - (current.level[response] + sum);
+            }
+        } else {
+            let current = self.solve();
+            for (response, innovation) in innovations.iter_mut().enumerate() {
+                let moved = current.moved.col_as_slice(response);
+                *innovation = rest[response] - row.iter().zip(moved).map(|(cell, moved)| cell * moved).sum::<f64>();
+            }
+        }
+        if weight > 0.0 && leverage > NEW_DIRECTION && self.rank < width {
+            self.rank += 1;
+        }
+        if forgetting_factor < 1.0 {
+            self.forget(forgetting_factor);
+        }
+        if weight > 0.0 {
+            row.iter_mut().for_each(|cell| *cell *= root);
+            rest.iter_mut().for_each(|cell| *cell *= root);
+            self.rotate(0, &mut row, &mut rest);
+            self.residual.iter_mut().zip(&rest).for_each(|(residual, rest)| *residual += rest * rest);
+            self.observations += 1;
+            let share = self.effective / (self.effective + 1.0);
+            self.maximum_leverage = (self.maximum_leverage * share).max(leverage / (1.0 + leverage));
+            self.effective += 1.0;
+        }
+        self.updates += 1;
+        self.current = OnceLock::new();
+        Ok(())
+    }
+
+    /// Multiplies what is known by λ, and puts back a little in one direction.
+    fn forget(&mut self, forgetting_factor: f64) {
+        let (width, responses) = (self.width(), self.responses());
+        let root = forgetting_factor.sqrt();
+        for cell in self.triangle.iter_mut().chain(&mut self.moments) {
+            *cell *= root;
+        }
+        self.residual.iter_mut().for_each(|residual| *residual *= forgetting_factor);
+        self.effective *= forgetting_factor;
+        #[allow(clippy::cast_possible_truncation)] // below the width
+        let turn = (self.updates % width.max(1) as u64) as usize;
+        if turn == 0 {
+            let current = self.solve();
+            for row in 0..width {
+                for response in 0..responses {
+                    self.anchor[row * responses + response] = current.moved[(row, response)];
+                }
+            }
+        }
+        if width == 0 {
+            return;
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let size = (STABILISING * (1.0 - forgetting_factor) * width as f64).sqrt();
+        let mut unit = vec![0.0; width - turn];
+        unit[0] = size;
+        let mut rest: Vec<f64> = (0..responses).map(|response| size * self.anchor[turn * responses + response]).collect();
+        self.rotate(turn, &mut unit, &mut rest);
+    }
+
+    /// Rotates a row, zero before column `first`, into R and Z; what is left of its responses stays in `rest`.
+    fn rotate(&mut self, first: usize, row: &mut [f64], rest: &mut [f64]) {
+        let (width, responses) = (self.width(), self.responses());
+        // Rows before `first` hold width, width − 1, … cells.
+        let mut begin = first * width - first * first.saturating_sub(1) / 2;
+        for place in first..width {
+            let own = &mut self.triangle[begin..begin + width - place];
+            begin += width - place;
+            let incoming = &mut row[place - first..];
+            let (a, b) = (own[0], incoming[0]);
+            if b == 0.0 {
+                continue;
+            }
+            let radius = a.hypot(b);
+            let (cosine, sine) = (a / radius, b / radius);
+            own[0] = radius;
+            for (own, incoming) in own[1..].iter_mut().zip(&mut incoming[1..]) {
+                let rotated = cosine * *own + sine * *incoming;
+                *incoming = cosine * *incoming - sine * *own;
+                *own = rotated;
+            }
+            let moments = &mut self.moments[place * responses..(place + 1) * responses];
+            for (own, incoming) in moments.iter_mut().zip(rest.iter_mut()) {
+                let rotated = cosine * *own + sine * *incoming;
+                *incoming = cosine * *incoming - sine * *own;
+                *own = rotated;
+            }
+        }
+    }
+
+    /// Little-endian bytes; the same information always gives the same bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let origin = &self.origin;
+        let mut bytes = vec![LAYOUT, u8::from(origin.intercept)];
+        for whole in [self.predictors() as u64, self.responses() as u64, self.observations, self.rank as u64, self.updates] {
+            bytes.extend_from_slice(&whole.to_le_bytes());
+        }
+        let slopes: Vec<f64> = origin.slopes.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
+        let single = [self.effective, self.spent, self.maximum_leverage, origin.intercept_root];
+        let lists: [&[f64]; 11] = [
+            &single,
+            &origin.centre,
+            &origin.scale,
+            &origin.level,
+            &slopes,
+            &origin.intercepts,
+            &origin.slope_roots,
+            &self.triangle,
+            &self.moments,
+            &self.residual,
+            &self.anchor,
+        ];
+        for value in lists.into_iter().flatten() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The information of those bytes.
+    ///
+    /// # Errors
+    /// They are not the encoding of one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let (&[layout, intercept], mut rest) = bytes.split_first_chunk::<2>().ok_or(Error::Encoding)?;
+        if layout != LAYOUT || intercept > 1 {
+            return Err(Error::Encoding);
+        }
+        let intercept = intercept == 1;
+        let mut word = || -> Result<[u8; 8], Error> {
+            let (word, tail) = rest.split_first_chunk::<8>().ok_or(Error::Encoding)?;
+            rest = tail;
+            Ok(*word)
+        };
+        let predictors = usize::try_from(u64::from_le_bytes(word()?)).map_err(|_| Error::Encoding)?;
+        let responses = usize::try_from(u64::from_le_bytes(word()?)).map_err(|_| Error::Encoding)?;
+        let observations = u64::from_le_bytes(word()?);
+        let rank = usize::try_from(u64::from_le_bytes(word()?)).map_err(|_| Error::Encoding)?;
+        let updates = u64::from_le_bytes(word()?);
+        let width = predictors.checked_add(usize::from(intercept)).ok_or(Error::Encoding)?;
+        // Sizes are held against what is there before anything is allocated.
+        let cells = |rows: usize, columns: usize| rows.checked_mul(columns).filter(|cells| *cells <= bytes.len() / 8).ok_or(Error::Encoding);
+        let packed = cells(width, width + 1).or_else(|_| cells(width, width.div_ceil(2) + 1)).map(|_| width * (width + 1) / 2)?;
+        let lengths = [
+            4,
+            predictors,
+            predictors,
+            responses,
+            cells(predictors, responses)?,
+            if intercept { responses } else { 0 },
+            predictors,
+            packed,
+            cells(width, responses)?,
+            responses,
+            cells(width, responses)?,
+        ];
+        let mut lists = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            let mut list = Vec::with_capacity(length.min(bytes.len() / 8));
+            for _ in 0..length {
+                list.push(f64::from_le_bytes(word()?));
+            }
+            lists.push(list);
+        }
+        if !rest.is_empty() || rank > width {
+            return Err(Error::Encoding);
+        }
+        let mut lists = lists.into_iter();
+        let mut next = || lists.next().ok_or(Error::Encoding);
+        let single = next()?;
+        let (centre, scale, level, slopes, intercepts, slope_roots) = (next()?, next()?, next()?, next()?, next()?, next()?);
+        let origin = Origin {
+            intercept,
+            centre,
+            scale,
+            level,
+            slopes: Mat::from_fn(predictors, responses, |row, column| slopes[column * predictors + row]),
+            intercepts,
+            slope_roots,
+            intercept_root: single[3],
+        };
+        let (triangle, moments, residual, anchor) = (next()?, next()?, next()?, next()?);
+        let information = Self {
+            origin,
+            triangle,
+            moments,
+            residual,
+            anchor,
+            observations,
+            effective: single[0],
+            rank,
+            spent: single[1],
+            maximum_leverage: single[2],
+            updates,
+            current: OnceLock::new(),
+        };
+        if information.is_finite() { Ok(information) } else { Err(Error::Encoding) }
+    }
+}
+
+impl Origin {
+    fn width(&self) -> usize {
+        self.centre.len() + usize::from(self.intercept)
+    }
+}
