@@ -1,0 +1,58 @@
+//! What is wrong with rows, named by place; the caller's values are never repeated.
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// A JSON pointer into the request, or `/rows/{index}/{column}` for rows of any format (the index counts from 0).
+    pub pointer: String,
+    /// What is wrong, in words; names the row (from 1) and the column where there is one.
+    pub detail: String,
+}
+
+/// Faults kept of one request.
+const REPORTED: usize = 20;
+
+/// The first twenty faults of a request, and how many there were in all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    first: Vec<Fault>,
+    count: u64,
+}
+
+impl Faults {
+    /// Adds one; past twenty only the count grows.
+    pub fn push(&mut self, pointer: impl FnOnce() -> String, detail: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < REPORTED {
+            self.first.push(Fault { pointer: pointer(), detail: detail() });
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether no more will be kept: reading on tells the caller nothing new.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.first.len() >= REPORTED
+    }
+
+    /// The faults that were kept.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Fault> {
+        self.first
+    }
+}
+
+impl std::fmt::Display for Faults {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.first.as_slice() {
+            [] => formatter.write_str("the rows cannot be taken"),
+            [fault] if self.count == 1 => formatter.write_str(&fault.detail),
+            [fault, ..] => write!(formatter, "{}, and {} more", fault.detail, self.count - 1),
+        }
+    }
+}
