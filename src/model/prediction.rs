@@ -70,7 +70,7 @@ pub fn answer(state: &State, design: &Design, cells: &[f64], question: Question)
             let leverage = information.leverage(x, &mut scratch);
             if question.leverage {
                 answer.leverage.push(leverage);
-                answer.extrapolates.push(leverage > ceiling || information.outside_row_space(x));
+                answer.extrapolates.push(leverage > ceiling);
             }
             if let Some((kind, _)) = question.interval {
                 let own = match kind {

@@ -35,9 +35,9 @@ pub struct StateError;
 const LAYOUT: u8 = 1;
 
 impl State {
-    /// The state that a fit leaves, at sequence 0. `weight` is Σw and `log_weight` Σ log w over its rows (n and 0 when unweighted).
+    /// The state that a fit leaves, at sequence 0.
     #[must_use]
-    pub fn of(fit: &lsq::Fit, weight: f64, log_weight: f64) -> Self {
+    pub fn of(fit: &lsq::Fit) -> Self {
         let information = fit.information.clone();
         let moments = fit
             .statistics
@@ -45,7 +45,7 @@ impl State {
             .enumerate()
             .map(|(target, statistics)| Moments { mean: information.baseline(target), squares: statistics.total_sum_of_squares })
             .collect();
-        Self { sequence: 0, weight, log_weight, moments, information }
+        Self { sequence: 0, weight: fit.weight, log_weight: fit.log_weight, moments, information }
     }
 
     /// Updates learnt since the fit.

@@ -5,6 +5,7 @@
 //! never comes (bad row, cut body, crash), nothing was changed, and the segment is swept away.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -78,8 +79,9 @@ pub struct Upload {
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
     held: Mutex<HashMap<i64, usize>>,
-    /// Rung when something may be swept.
+    /// Rung when something may be swept, and when the service stops.
     pub(crate) released: Notify,
+    stopped: AtomicBool,
 }
 
 /// Holds segments until dropped.
@@ -90,6 +92,12 @@ pub(crate) struct Pin {
 }
 
 impl Pins {
+    /// Ends the sweeper, which would keep the writer alive.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.released.notify_one();
+    }
+
     fn hold(self: &Arc<Self>, segments: BTreeSet<i64>) -> Pin {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         for segment in &segments {
@@ -254,7 +262,7 @@ impl Service {
             Ok(fingerprint)
         };
         // A body that fails must not be mistaken for one that ended: its error goes first, and the parser's result is not used.
-        let (received, stored) = futures_util::join!(receiving, storing);
+        let (received, stored) = tokio::join!(receiving, storing);
         let parsed = parser.await.map_err(|_| ServiceError::Internal("the parser of an upload panicked"))?;
         let fingerprint = received?;
         let summary = parsed?;
@@ -387,7 +395,7 @@ impl Service {
 
 /// Frees what belongs to nobody, a little at a time, for as long as the service lives.
 pub(crate) async fn sweep(writer: super::writer::Writer, pins: Arc<Pins>) {
-    loop {
+    while !pins.stopped.load(Ordering::Acquire) {
         let held = pins.clone();
         let more = writer.run(async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?), |_| {}).await;
         match more {

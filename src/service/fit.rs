@@ -58,13 +58,14 @@ impl Service {
         idempotency: Option<(String, Fingerprint)>,
     ) -> Result<Replayable<Job>, ServiceError> {
         let model = name::model(model)?;
-        self.check_model_tags(&model, if_match.as_deref())?;
         let key = idempotency.map(|(key, fingerprint)| fingerprint.key(&key));
         if let Some(key) = &key
             && let Some(replayed) = key.replay::<Asked>(&mut *self.store.read().await?).await?
         {
             return Ok(Replayable { value: self.wait_for(&replayed.value.job, wait).await?, replayed: true });
         }
+        // After the look for an earlier reply: the fit that gave it may have moved the tag itself.
+        self.check_model_tags(&model, if_match.as_deref())?;
         let opened = self.open_dataset(&specification.dataset).await.map_err(|error| match error {
             ServiceError::DatasetNotFound => ServiceError::FitDatasetNotFound,
             other => other,
@@ -324,8 +325,6 @@ struct Source<'a> {
     cache: Option<Vec<Frame>>,
     passes: u64,
     skipped: u64,
-    weight: f64,
-    log_weight: f64,
 }
 
 impl Source<'_> {
@@ -421,7 +420,7 @@ impl RowSource for Source<'_> {
         let roles = Roles { design: &design, targets: self.targets, weighted: self.weighted };
         let rows_at_once = (BLOCK_CELLS / design.width().max(1)).clamp(64, 8192);
         let mut block = Block::default();
-        let (mut skipped, mut weight, mut log_weight) = (0, 0.0, 0.0);
+        let mut skipped = 0;
         let mut refused = None;
         let outcome = self.frames(|frame, first_row| {
             let mut begin = 0;
@@ -435,21 +434,15 @@ impl RowSource for Source<'_> {
                 if block.rows() == 0 {
                     continue;
                 }
-                match block.weights() {
-                    Some(weights) => {
-                        weight += weights.iter().sum::<f64>();
-                        log_weight += weights.iter().filter(|weight| **weight > 0.0).map(|weight| weight.ln()).sum::<f64>();
-                    }
-                    None => weight += block.rows() as f64,
-                }
-                if let Err(error) = visit(&lsq::Block { design: block.design(), response: block.response(), weights: block.weights() }) {
+                let rows = lsq::Block { design: block.design(), design_low: None, response: block.response(), weights: block.weights() };
+                if let Err(error) = visit(&rows) {
                     refused = Some(error);
                     return Err(ServiceError::Cancelled);
                 }
             }
             Ok(())
         });
-        (self.skipped, self.weight, self.log_weight) = (skipped, weight, log_weight);
+        self.skipped = skipped;
         match (refused, outcome) {
             (Some(error), _) => Err(error),
             (None, Ok(())) => Ok(()),
@@ -475,8 +468,6 @@ fn compute(runtime: &tokio::runtime::Handle, running: &Running, plan: Plan, data
         cache: None,
         passes: 0,
         skipped: 0,
-        weight: 0.0,
-        log_weight: 0.0,
     };
     source.find_levels(&mut features)?;
     source.design = Design::new(features);
@@ -502,7 +493,7 @@ fn compute(runtime: &tokio::runtime::Handle, running: &Running, plan: Plan, data
         warnings,
         fit_seconds: begun.elapsed().as_secs_f64(),
     };
-    Ok((document, State::of(&fit, source.weight, source.log_weight)))
+    Ok((document, State::of(&fit)))
 }
 
 /// What a reader must know before trusting the fit, in plain words.

@@ -71,6 +71,8 @@ impl Learnt {
     pub(crate) fn settle(self, requests: impl Iterator<Item = UpdateRequest>) {
         let mut rows = 0;
         for (version, state) in self.states {
+            // The coefficients are worked out here, not by the first reader.
+            state.information().settle();
             version.publish(state);
         }
         for (request, outcome) in requests.zip(self.outcomes) {

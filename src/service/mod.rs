@@ -165,7 +165,7 @@ impl Service {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.jobs.cancel_all();
-        self.pins.released.notify_one();
+        self.pins.stop();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -8,7 +8,7 @@ use super::catalogue::Version;
 use super::error::ServiceError;
 use super::learn::{Reply, UpdateRequest};
 use super::{IdempotencyKey, Replayable, Service};
-use crate::frame::Fault;
+use crate::frame::Faults;
 use crate::frame::rows::Rows;
 
 /// Rows to learn from, parsed by the version's update schema.
@@ -57,15 +57,16 @@ fn with_weights(version: &Version, rows: &Rows) -> Result<Vec<f64>, ServiceError
     let weighted = version.document.weights.is_some();
     let own = if weighted { width } else { width - 1 };
     let mut cells = Vec::with_capacity(rows.values.len() / own.max(1) * width);
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     for (row, values) in rows.values.chunks_exact(own.max(1)).enumerate() {
         cells.extend_from_slice(&values[..width - 1]);
         let weight = if weighted { values[width - 1] } else { 1.0 };
         if weight < 0.0 {
             let name = version.document.weights.as_deref().unwrap_or_default();
-            faults.push(Fault { pointer: format!("/rows/{row}/{name}"), detail: format!("row {}, column {name:?}: is negative", row + 1) });
+            let pointer = || format!("/rows/{row}/{}", name.replace('~', "~0").replace('/', "~1"));
+            faults.push(pointer, || format!("row {}, column {name:?}: the weight is negative", row + 1));
         }
         cells.push(if weight.is_nan() { 1.0 } else { weight });
     }
-    if faults.is_empty() { Ok(cells) } else { Err(ServiceError::Request(faults)) }
+    if faults.is_empty() { Ok(cells) } else { Err(ServiceError::Rows(faults)) }
 }

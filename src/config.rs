@@ -1,0 +1,687 @@
+//! Settings: the command line, the environment and a file, read and checked once.
+//!
+//! Every setting has a flag (`--body-limit`), an environment variable (`LSQD_BODY_LIMIT`) and a key in the file (`body-limit` or
+//! `body_limit`). A flag wins over the variable, the variable over the file, the file over the default. All faults are reported together,
+//! each with the place that the value came from. This is the only module that reads the environment; what the settings do is written
+//! where they are used.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The file that is read when none is named, if it is there.
+const USUAL_FILE: &str = "lsqd.toml";
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything the server is told when it starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The database's file.
+    pub database: PathBuf,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_level: String,
+    /// Whether to serve everybody who can reach an address that is not loopback.
+    pub insecure: bool,
+    /// Fits that are computed at the same time.
+    pub compute_threads: usize,
+    /// Reading connections to the database.
+    pub readers: u32,
+    /// Fits that may be waiting or running.
+    pub fit_queue: usize,
+    /// Bytes of a request body that is held in memory.
+    pub body_limit: usize,
+    /// Bytes of an upload; 0 is no limit.
+    pub upload_limit: u64,
+    /// Connections that are open at the same time; past that, new ones wait.
+    pub max_connections: usize,
+    /// From the first byte of a request to the end of its header.
+    pub header_timeout: Duration,
+    /// Without a byte of a body, in either direction.
+    pub body_timeout: Duration,
+    /// Between two requests of a connection.
+    pub idle_timeout: Duration,
+    /// From the signal to stop until connections are cut.
+    pub drain_timeout: Duration,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Run the server.
+    Serve(Box<Config>),
+    /// Ask a running server whether it is ready.
+    Health {
+        /// `host:port`.
+        authority: String,
+        /// From the first `/` on.
+        path: String,
+    },
+}
+
+/// Why the program does not start: one line for each fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(Vec<String>);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, fault) in self.0.iter().enumerate() {
+            write!(formatter, "{}error: {fault}", if number == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<String> for Refusal {
+    fn from(fault: String) -> Self {
+        Self(vec![fault])
+    }
+}
+
+/// A least-squares prediction service: upload, fit, predict with an honest interval, and learn row by row.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lsqd",
+    version,
+    after_help = "Each flag has a key of the same name in the file. Flags win over the environment, that over the file."
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    flags: Flags,
+    /// File of settings (TOML) [env: LSQD_CONFIG] [default: ./lsqd.toml if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the server (what happens without a command)
+    Serve,
+    /// Ask a running server whether it is ready: exit code 0 if it is, else 1
+    Health {
+        /// What to ask [default: /readyz at the address of --listen]
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+}
+
+/// The one table of settings: name, environment variable, what stands for its value in the help, default, help.
+macro_rules! settings {
+    ($($(#[$attribute:meta])* $name:ident $variable:literal $placeholder:literal $default:literal $help:literal;)*) => {
+        /// The settings as they are written on the command line, not yet checked.
+        #[derive(Debug, Default, Args)]
+        struct Flags {
+            $(
+                #[arg(
+                    long, global = true, value_name = $placeholder,
+                    help = concat!($help, " [env: ", $variable, "] [default: ", $default, "]")
+                )]
+                $(#[$attribute])*
+                $name: Option<String>,
+            )*
+        }
+
+        /// A value of each setting, as text, with its source.
+        struct Texts { $($name: Text),* }
+
+        /// Name, environment variable and default of each setting.
+        const SETTINGS: &[(&str, &str, &str)] = &[$((stringify!($name), $variable, $default)),*];
+
+        impl Texts {
+            fn gather(flags: Flags, environment: &dyn Fn(&str) -> Option<OsString>, file: &File) -> Self {
+                Self { $($name: Text::find(stringify!($name), $variable, $default, flags.$name, environment, file)),* }
+            }
+        }
+    };
+}
+
+settings! {
+    listen          "LSQD_LISTEN"          "ADDRESS"  "127.0.0.1:8080" "Address and port to listen on";
+    database        "LSQD_DATABASE"        "FILE"     "./lsqd.db"      "SQLite file that holds everything; made when absent";
+    log_format      "LSQD_LOG_FORMAT"      "FORMAT"   "text"           "Log lines as text or json, on stderr";
+    log_level       "LSQD_LOG_LEVEL"       "FILTER"   "info"           "What is logged: error, warn, info, debug, trace, or a list such as info,lsqd::http=warn";
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    insecure        "LSQD_INSECURE"        "BOOLEAN"  "false"          "Listen on an address that is not loopback, open to everybody who can reach it";
+    compute_threads "LSQD_COMPUTE_THREADS" "COUNT"    "auto"           "Fits computed at the same time; auto is one for each core";
+    readers         "LSQD_READERS"         "COUNT"    "8"              "Reading connections to the database";
+    fit_queue       "LSQD_FIT_QUEUE"       "COUNT"    "64"             "Fits that may be waiting or running; past that they are refused";
+    body_limit      "LSQD_BODY_LIMIT"      "SIZE"     "64MiB"          "Largest request body that is held in memory";
+    upload_limit    "LSQD_UPLOAD_LIMIT"    "SIZE"     "0"              "Largest upload of a dataset, which is streamed; 0 is no limit";
+    max_connections "LSQD_MAX_CONNECTIONS" "COUNT"    "1024"           "Connections open at the same time; past that, new ones wait";
+    header_timeout  "LSQD_HEADER_TIMEOUT"  "DURATION" "10s"            "From the first byte of a request to the end of its header";
+    body_timeout    "LSQD_BODY_TIMEOUT"    "DURATION" "30s"            "Longest time without a byte of a body, in either direction";
+    idle_timeout    "LSQD_IDLE_TIMEOUT"    "DURATION" "75s"            "Longest time between two requests of a connection";
+    drain_timeout   "LSQD_DRAIN_TIMEOUT"   "DURATION" "25s"            "How long open requests may take to end after SIGTERM";
+}
+
+/// Where a value came from.
+#[derive(Debug)]
+enum Source {
+    Flag,
+    Environment,
+    File(PathBuf),
+    Default,
+}
+
+/// A value as it was written.
+#[derive(Debug)]
+struct Text {
+    name: &'static str,
+    variable: &'static str,
+    value: Result<String, String>,
+    source: Source,
+}
+
+impl Text {
+    fn find(
+        name: &'static str,
+        variable: &'static str,
+        default: &str,
+        flag: Option<String>,
+        environment: &dyn Fn(&str) -> Option<OsString>,
+        file: &File,
+    ) -> Self {
+        // A variable that is set to nothing is how deployment tools say "not set".
+        let (value, source) = if let Some(value) = flag {
+            (Ok(value), Source::Flag)
+        } else if let Some(value) = environment(variable).filter(|value| !value.is_empty()) {
+            (value.into_string().map_err(|_| "is not UTF-8".to_owned()), Source::Environment)
+        } else if let Some((_, value)) = file.entries.iter().find(|(key, _)| key == name) {
+            (value.clone(), Source::File(file.path.clone()))
+        } else {
+            (Ok(default.to_owned()), Source::Default)
+        };
+        Self { name, variable, value, source }
+    }
+
+    /// The place to look at, for an error.
+    fn place(&self) -> String {
+        match &self.source {
+            Source::Flag => format!("--{}", self.name.replace('_', "-")),
+            Source::Environment => format!("the environment variable {}", self.variable),
+            Source::File(path) => format!("`{}` in {}", self.name.replace('_', "-"), path.display()),
+            Source::Default => format!("the default of --{}", self.name.replace('_', "-")),
+        }
+    }
+
+    /// The checked value; a fault goes on the list.
+    fn check<T>(&self, faults: &mut Vec<String>, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match self.value.as_deref().map_err(Clone::clone).and_then(|value| parse(value.trim())) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                faults.push(format!("{} {fault}", self.place()));
+                None
+            }
+        }
+    }
+}
+
+/// The file of settings, its keys in their one spelling.
+#[derive(Debug, Default)]
+struct File {
+    path: PathBuf,
+    entries: Vec<(String, Result<String, String>)>,
+}
+
+impl File {
+    /// Reads the named file, or the usual one if it is there.
+    fn read(named: Option<PathBuf>) -> Result<Self, Refusal> {
+        let optional = named.is_none();
+        let path = named.unwrap_or_else(|| PathBuf::from(USUAL_FILE));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(format!("the settings in {} cannot be read: {error}", path.display()).into()),
+        }
+    }
+
+    fn parse(path: PathBuf, text: &str) -> Result<Self, Refusal> {
+        let table: toml::Table =
+            toml::from_str(text).map_err(|error| format!("{} is not TOML: {}", path.display(), error.to_string().trim_end()))?;
+        let mut faults = Vec::new();
+        let mut entries: Vec<(String, Result<String, String>)> = Vec::new();
+        for (key, value) in table {
+            let name = key.replace('-', "_");
+            if !SETTINGS.iter().any(|(known, ..)| *known == name) {
+                let known = SETTINGS.iter().map(|(known, ..)| known.replace('_', "-")).collect::<Vec<_>>().join(", ");
+                faults.push(format!("{} has a key `{key}`, which is no setting; the settings are {known}", path.display()));
+                continue;
+            }
+            if entries.iter().any(|(earlier, _)| *earlier == name) {
+                faults.push(format!("{} says `{}` twice, once with `-` and once with `_`", path.display(), name.replace('_', "-")));
+                continue;
+            }
+            let value = match value {
+                toml::Value::String(text) => Ok(text),
+                toml::Value::Integer(number) => Ok(number.to_string()),
+                toml::Value::Float(number) => Ok(number.to_string()),
+                toml::Value::Boolean(truth) => Ok(truth.to_string()),
+                toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
+                    Err("is neither a text, a number nor a boolean".to_owned())
+                }
+            };
+            entries.push((name, value));
+        }
+        if faults.is_empty() { Ok(Self { path, entries }) } else { Err(Refusal(faults)) }
+    }
+}
+
+/// Reads the command line, the environment and the file. Ends the process for `--help`, `--version` (exit code 0) and a command line that
+/// is not one (2).
+///
+/// # Errors
+/// A value that cannot be taken, or settings that do not go together.
+pub fn read() -> Result<Command, Refusal> {
+    let line = CommandLine::try_parse().unwrap_or_else(|error| error.exit());
+    resolve(line, &|name| std::env::var_os(name))
+}
+
+fn resolve(line: CommandLine, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Command, Refusal> {
+    let named = line.config.or_else(|| environment("LSQD_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from));
+    match line.verb {
+        Some(Verb::Health { url: Some(url) }) => health_url(&url),
+        Some(Verb::Health { url: None }) => {
+            // Only the address matters to the one who asks: the database may belong to somebody else.
+            let texts = Texts::gather(line.flags, environment, &File::read(named)?);
+            let mut faults = Vec::new();
+            let listen = texts.listen.check(&mut faults, address).ok_or(Refusal(faults))?;
+            Ok(Command::Health { authority: reachable(listen).to_string(), path: "/readyz".to_owned() })
+        }
+        Some(Verb::Serve) | None => {
+            let file = File::read(named)?;
+            Config::check(&Texts::gather(line.flags, environment, &file)).map(|config| Command::Serve(Box::new(config)))
+        }
+    }
+}
+
+/// `http://host:port/path`, of which the port and the path may be missing.
+fn health_url(url: &str) -> Result<Command, Refusal> {
+    let rest = url.strip_prefix("http://").filter(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace));
+    let Some(rest) = rest else {
+        return Err(format!("--url is not of the form http://host:port/path: {url:?}").into());
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+    let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    Ok(Command::Health { authority, path: if path.is_empty() { "/readyz".to_owned() } else { path.to_owned() } })
+}
+
+/// The address under which this machine reaches a server that listens on `listen`.
+#[must_use]
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    let host = match listen.ip() {
+        IpAddr::V4(host) if host.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(host) if host.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        host => host,
+    };
+    SocketAddr::new(host, listen.port())
+}
+
+impl Config {
+    /// Every setting at its default, but for the database. Neither the command line nor the environment nor a file is read.
+    ///
+    /// # Errors
+    /// The database's path cannot be used.
+    pub fn with_database(database: &Path) -> Result<Self, Refusal> {
+        let database = database.to_str().ok_or_else(|| "the path of the database is not UTF-8".to_owned())?;
+        let flags = Flags { database: Some(database.to_owned()), ..Flags::default() };
+        Self::check(&Texts::gather(flags, &|_| None, &File::default()))
+    }
+
+    fn check(texts: &Texts) -> Result<Self, Refusal> {
+        let mut faults = Vec::new();
+        let listen = texts.listen.check(&mut faults, address);
+        let database = texts.database.check(&mut faults, database);
+        let log_format = texts.log_format.check(&mut faults, log_format);
+        let log_level = texts.log_level.check(&mut faults, log_level);
+        let insecure = texts.insecure.check(&mut faults, boolean);
+        let compute_threads = texts.compute_threads.check(&mut faults, |text| if text == "auto" { Ok(cores()) } else { count(text) });
+        let readers = texts.readers.check(&mut faults, count::<u32>);
+        let fit_queue = texts.fit_queue.check(&mut faults, count::<usize>);
+        let body_limit = texts.body_limit.check(&mut faults, |text| match size(text)? {
+            0 => Err("is 0, but predictions and fits need bodies; the default is 64MiB".to_owned()),
+            bytes => usize::try_from(bytes).map_err(|_| "is more than this machine can address".to_owned()),
+        });
+        let upload_limit = texts.upload_limit.check(&mut faults, size);
+        let max_connections = texts.max_connections.check(&mut faults, |text| match count::<usize>(text)? {
+            // The most permits that a semaphore of the runtime can hand out.
+            connections if connections <= usize::MAX >> 3 => Ok(connections),
+            _ => Err("is more than can be counted".to_owned()),
+        });
+        let header_timeout = texts.header_timeout.check(&mut faults, positive_duration);
+        let body_timeout = texts.body_timeout.check(&mut faults, positive_duration);
+        let idle_timeout = texts.idle_timeout.check(&mut faults, positive_duration);
+        let drain_timeout = texts.drain_timeout.check(&mut faults, duration);
+        if let (Some(listen), Some(false)) = (listen, insecure)
+            && !listen.ip().to_canonical().is_loopback()
+        {
+            faults.push(format!(
+                "{} says {listen}, which other machines can reach, and this server asks nobody who they are: whoever reaches it can read, \
+                 change and delete everything. Listen on 127.0.0.1:{port} and put a proxy that authenticates in front of it, or, if the \
+                 network itself keeps strangers out, say so with --insecure (LSQD_INSECURE=true)",
+                texts.listen.place(),
+                port = listen.port(),
+            ));
+        }
+        let config = (|| {
+            Some(Self {
+                listen: listen?,
+                database: database?,
+                log_format: log_format?,
+                log_level: log_level?,
+                insecure: insecure?,
+                compute_threads: compute_threads?,
+                readers: readers?,
+                fit_queue: fit_queue?,
+                body_limit: body_limit?,
+                upload_limit: upload_limit?,
+                max_connections: max_connections?,
+                header_timeout: header_timeout?,
+                body_timeout: body_timeout?,
+                idle_timeout: idle_timeout?,
+                drain_timeout: drain_timeout?,
+            })
+        })();
+        config.filter(|_| faults.is_empty()).ok_or(Refusal(faults))
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let fault = || format!("is not an address and a port, such as 127.0.0.1:8080: {text:?}");
+    let (host, port) = text.rsplit_once(':').ok_or_else(fault)?;
+    let port = port.parse::<u16>().map_err(|_| fault())?;
+    if host.is_empty() {
+        return Err(fault());
+    }
+    let mut addresses: Vec<SocketAddr> =
+        (host, port).to_socket_addrs().map_err(|error| format!("names a host that is not known here: {host:?} ({error})"))?.collect();
+    // `localhost` is often both; what people paste is 127.0.0.1.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.first().copied().ok_or_else(|| format!("names a host without an address: {host:?}"))
+}
+
+fn database(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        return Err(
+            "is a PostgreSQL address, but this build keeps everything in one SQLite file: give a path, such as ./lsqd.db".to_owned()
+        );
+    }
+    if text.contains("://") {
+        return Err(format!("is an address, but the database is a SQLite file: give a path, such as ./lsqd.db: {text:?}"));
+    }
+    if text.is_empty() || text == ":memory:" {
+        return Err("names no file; the database is a SQLite file, such as ./lsqd.db".to_owned());
+    }
+    let path = PathBuf::from(text);
+    if path.is_dir() {
+        return Err(format!("is a folder; name a file in it, such as {}", path.join("lsqd.db").display()));
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(format!("is in a folder that does not exist: {}. Make the folder first", folder.display()));
+    }
+    Ok(path)
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("is neither text nor json: {text:?}")),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text).map_err(|error| format!("is not a log filter: {text:?} ({error})"))?;
+    Ok(text.to_owned())
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("is neither true nor false: {text:?}")),
+    }
+}
+
+fn count<T: std::str::FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    text.parse::<T>().ok().filter(|count| *count >= T::from(1)).ok_or_else(|| format!("is not a whole number from 1 on: {text:?}"))
+}
+
+/// The number at the start and the unit behind it.
+fn number_and_unit(text: &str) -> Option<(f64, &str)> {
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+/// `1024`, `64MiB`, `1.5 GB`.
+fn size(text: &str) -> Result<u64, String> {
+    let fault = || format!("is not a size, such as 1048576, 64MiB or 2GB: {text:?}");
+    if let Ok(bytes) = text.parse() {
+        return Ok(bytes);
+    }
+    let (number, unit) = number_and_unit(text).ok_or_else(fault)?;
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "b" => 1u64,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(fault()),
+    };
+    let bytes = number * scale as f64;
+    if bytes < u64::MAX as f64 { Ok(bytes.round() as u64) } else { Err(fault()) }
+}
+
+/// `25`, `25s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let fault = || format!("is not a duration, such as 25s, 500ms or 2m: {text:?}");
+    let (number, unit) = number_and_unit(text).ok_or_else(fault)?;
+    let seconds = match unit {
+        "ms" => number / 1e3,
+        "" | "s" => number,
+        "m" | "min" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(fault()),
+    };
+    // Past a year nobody means it, and clocks overflow somewhere.
+    if seconds > 366.0 * 86_400.0 {
+        return Err(format!("is longer than a year: {text:?}"));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| fault())
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("is 0, with which no request could be answered".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command, Refusal> {
+        let line = CommandLine::try_parse_from(std::iter::once("lsqd").chain(arguments.iter().copied())).unwrap();
+        resolve(line, &|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+    }
+
+    fn config(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, Refusal> {
+        match command(arguments, variables)? {
+            Command::Serve(config) => Ok(*config),
+            Command::Health { .. } => Err("not a server".to_owned().into()),
+        }
+    }
+
+    fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+        config(arguments, variables).unwrap_err().to_string()
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        CommandLine::command().debug_assert();
+        for (name, variable, _) in SETTINGS {
+            assert_eq!(*variable, format!("LSQD_{}", name.to_ascii_uppercase()));
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_good_value() {
+        let config = config(&[], &[]).unwrap();
+        assert_eq!(config.listen, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(config.database, Path::new("./lsqd.db"));
+        assert_eq!(config.compute_threads, cores());
+        assert_eq!(config.body_limit, 64 << 20);
+        assert_eq!(config.drain_timeout, Duration::from_secs(25));
+        assert_eq!(config, Config::with_database(Path::new("./lsqd.db")).unwrap());
+    }
+
+    #[test]
+    fn flag_wins_over_environment_over_file_over_default() {
+        let (_folder, path) = file("readers = 3\nfit-queue = 5\nbody_limit = \"1MiB\"\n");
+        let variables = [("LSQD_CONFIG", path.as_str()), ("LSQD_READERS", "4"), ("LSQD_FIT_QUEUE", "6")];
+        let config = config(&["serve", "--readers", "9"], &variables).unwrap();
+        assert_eq!((config.readers, config.fit_queue, config.body_limit, config.upload_limit), (9, 6, 1 << 20, 0));
+        let before_the_verb = super::tests::config(&["--readers", "9", "serve"], &variables).unwrap();
+        assert_eq!(before_the_verb, config);
+    }
+
+    #[test]
+    fn the_example_file_says_every_default() {
+        let file = File::parse(PathBuf::from("lsqd.example.toml"), include_str!("../lsqd.example.toml")).unwrap();
+        assert_eq!(file.entries.len(), SETTINGS.len());
+        assert_eq!(Config::check(&Texts::gather(Flags::default(), &|_| None, &file)).unwrap(), config(&[], &[]).unwrap());
+    }
+
+    #[test]
+    fn a_variable_set_to_nothing_is_not_set() {
+        assert_eq!(config(&[], &[("LSQD_READERS", "")]).unwrap().readers, 8);
+    }
+
+    #[test]
+    fn a_bad_value_names_its_source() {
+        let (_folder, path) = file("idle-timeout = \"soon\"\nlog-level = [\"info\"]\n");
+        let message = refusal(&["--config", &path, "--readers", "0"], &[("LSQD_BODY_LIMIT", "lots")]);
+        for part in ["--readers is not", "the environment variable LSQD_BODY_LIMIT is not a size", "`idle-timeout` in ", "`log-level` in "]
+        {
+            assert!(message.contains(part), "{part} is not in {message}");
+        }
+        assert_eq!(message.lines().count(), 4, "{message}");
+    }
+
+    #[test]
+    fn the_file_is_held_to_its_keys() {
+        let (_folder, path) = file("lisen = \"127.0.0.1:1\"\nfit-queue = 1\nfit_queue = 2\n");
+        let message = refusal(&["--config", &path], &[]);
+        assert!(message.contains("`lisen`") && message.contains("`fit-queue` twice"), "{message}");
+        let (_folder, path) = file("listen = \n");
+        assert!(refusal(&["--config", &path], &[]).contains("is not TOML"));
+        assert!(refusal(&["--config", "/nowhere/lsqd.toml"], &[]).contains("cannot be read"));
+    }
+
+    #[test]
+    fn an_open_address_needs_to_be_meant() {
+        for listen in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80"] {
+            assert!(refusal(&["--listen", listen], &[]).contains("--insecure"), "{listen}");
+            assert!(config(&["--listen", listen, "--insecure"], &[]).unwrap().insecure);
+        }
+        for listen in ["127.0.0.1:8080", "127.8.8.8:0", "[::1]:8080", "[::ffff:127.0.0.1]:8080", "localhost:8080"] {
+            assert!(config(&["--listen", listen], &[]).is_ok(), "{listen}");
+        }
+        assert!(config(&["--listen", "0.0.0.0:1", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
+        assert!(!config(&["--insecure=false", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
+    }
+
+    #[test]
+    fn the_database_is_a_file_in_a_folder_that_is_there() {
+        for (database, part) in [
+            ("postgres://localhost/lsqd", "PostgreSQL"),
+            ("postgresql://localhost/lsqd", "PostgreSQL"),
+            ("mysql://localhost/lsqd", "SQLite"),
+            ("/nowhere/at/all/lsqd.db", "/nowhere/at/all"),
+            (".", "folder"),
+            (":memory:", "no file"),
+        ] {
+            let message = refusal(&["--database", database], &[]);
+            assert!(message.contains(part), "{database}: {message}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        for (text, bytes) in
+            [("0", 0), ("1024", 1024), ("64MiB", 64 << 20), ("1.5 GB", 1_500_000_000), ("2k", 2048), ("18446744073709551615", u64::MAX)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "-1", "64 MiBs", "MiB", "1e9", "99999999999TiB", "1.2.3"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        for (text, milliseconds) in [("0", 0), ("25", 25_000), ("25s", 25_000), ("500ms", 500), ("1.5m", 90_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "s", "-1s", "5 days", "9000h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(positive_duration("0").is_err());
+    }
+
+    #[test]
+    fn health_asks_where_the_server_listens() {
+        let ask = |arguments: &[&str], variables: &[(&str, &str)]| match command(arguments, variables).unwrap() {
+            Command::Health { authority, path } => format!("{authority} {path}"),
+            Command::Serve(_) => "serve".to_owned(),
+        };
+        assert_eq!(ask(&["health"], &[("LSQD_LISTEN", "0.0.0.0:9000"), ("LSQD_DATABASE", "/nowhere/else/x.db")]), "127.0.0.1:9000 /readyz");
+        assert_eq!(ask(&["health", "--listen", "[::]:7"], &[]), "[::1]:7 /readyz");
+        assert_eq!(ask(&["health", "--url", "http://lsqd:8080/livez"], &[]), "lsqd:8080 /livez");
+        assert_eq!(ask(&["health", "--url", "http://lsqd"], &[]), "lsqd:80 /readyz");
+        assert_eq!(ask(&["health", "--url", "http://[::1]/x"], &[]), "[::1]:80 /x");
+        assert!(command(&["health", "--url", "https://lsqd"], &[]).is_err());
+        assert!(command(&["health", "--url", "http:///x"], &[]).is_err());
+    }
+}
