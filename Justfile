@@ -1,0 +1,37 @@
+# The commands of the house; `just` lists them.
+
+default:
+    @just --list
+
+# Everything that has to hold before a change is taken; the same that CI runs
+check:
+    .ci/run
+
+# Run the server; arguments go to it: `just run --listen 127.0.0.1:9000`
+run *arguments:
+    cargo run --release --locked -- {{ arguments }}
+
+# Run the tests; arguments pick some: `just test forgetting_factor`
+test *arguments:
+    cargo test --locked {{ arguments }}
+
+# Format the code
+fmt:
+    cargo fmt
+
+# Run the benchmarks; arguments pick some
+bench *arguments:
+    cargo bench --locked {{ arguments }}
+
+# Start the release binary and run the README's tour against it
+smoke:
+    cargo build --release --locked
+    .ci/smoke
+
+# Look for known vulnerabilities in the dependencies; needs the advisory database from GitHub
+advisories:
+    cargo deny --locked check advisories
+
+# Build the image
+image:
+    docker build --tag lsqd .
