@@ -20,7 +20,9 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, TimeUnit};
 
@@ -127,9 +129,7 @@ pub fn decode(bytes: &[u8]) -> Result<ArrayRef, DecodeError> {
     let array: ArrayRef = match kind {
         NUMBER => Arc::new(Float64Array::new(rest.words(rows, f64::from_le_bytes)?.into(), nulls)),
         INTEGER => Arc::new(Int64Array::new(rest.words(rows, i64::from_le_bytes)?.into(), nulls)),
-        TIMESTAMP => {
-            Arc::new(TimestampMicrosecondArray::new(rest.words(rows, i64::from_le_bytes)?.into(), nulls).with_timezone("UTC"))
-        }
+        TIMESTAMP => Arc::new(TimestampMicrosecondArray::new(rest.words(rows, i64::from_le_bytes)?.into(), nulls).with_timezone("UTC")),
         BOOLEAN => Arc::new(BooleanArray::new(rest.bits(rows)?, nulls)),
         TEXT => Arc::new(rest.texts(rows, nulls)?),
         CATEGORY => {

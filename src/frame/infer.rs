@@ -74,11 +74,8 @@ pub(super) fn leading_whole_number(text: &[u8]) -> Option<(i64, usize)> {
     let mut length = 0;
     let mut magnitude = 0_u64;
     while let Some(digit) = digits.get(length).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
-        magnitude = if length < 19 {
-            magnitude * 10 + u64::from(digit)
-        } else {
-            magnitude.checked_mul(10)?.checked_add(u64::from(digit))?
-        };
+        magnitude =
+            if length < 19 { magnitude * 10 + u64::from(digit) } else { magnitude.checked_mul(10)?.checked_add(u64::from(digit))? };
         length += 1;
     }
     let value = if negative { 0_i64.checked_sub_unsigned(magnitude)? } else { i64::try_from(magnitude).ok()? };

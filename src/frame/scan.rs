@@ -4,6 +4,7 @@
 //! grammar is checked in full. [`plain_decimal`] reads the common numbers, here and in CSV. Not here: what the tokens mean.
 
 use std::borrow::Cow;
+use std::hint::select_unpredictable;
 
 /// Arrays and objects open at once; text nested deeper is refused.
 pub(crate) const DEEPEST: u32 = 128;
@@ -186,18 +187,24 @@ impl<'a> Scan<'a> {
         })
     }
 
+    /// Takes a number if it is a [`plain_decimal`], which is finite; the position stays otherwise.
+    #[inline(always)]
+    pub(crate) fn plain_number(&mut self) -> Option<f64> {
+        let (value, length) = plain_decimal(&self.text[self.at..])?;
+        self.at += length;
+        Some(value)
+    }
+
     /// Takes a number, correctly rounded; one past the range of f64 is infinite. What follows it is not looked at, and must be by the
     /// caller: of `1e` only the `1` is taken.
     ///
     /// # Errors
     /// No number stands here.
-    #[inline]
     pub(crate) fn number(&mut self) -> Result<f64, Broken> {
-        let rest = &self.text[self.at..];
-        if let Some((value, length)) = plain_decimal(rest) {
-            self.at += length;
+        if let Some(value) = self.plain_number() {
             return Ok(value);
         }
+        let rest = &self.text[self.at..];
         let sign = usize::from(rest.first() == Some(&b'-'));
         let mut end = sign;
         let mut magnitude = 0_u64;
@@ -211,12 +218,10 @@ impl<'a> Scan<'a> {
         }
         match rest.get(end) {
             // fast-float also takes `1.` and `1.e5`, which JSON does not.
-            Some(b'.') => {
-                if !rest.get(end + 1).is_some_and(u8::is_ascii_digit) {
-                    return Err(Broken { at: self.at + end + 1, why: self.ended(end + 1) });
-                }
+            Some(b'.') if !rest.get(end + 1).is_some_and(u8::is_ascii_digit) => {
+                return Err(Broken { at: self.at + end + 1, why: self.ended(end + 1) });
             }
-            Some(b'e' | b'E') => {}
+            Some(b'.' | b'e' | b'E') => {}
             // 19 digits fit a u64, and its conversion rounds correctly.
             _ if digits <= 19 => {
                 self.at += end;
@@ -406,63 +411,86 @@ fn hexadecimal(bytes: &[u8], start: usize) -> Option<u16> {
 }
 
 /// The value and length of a number at the start of `text`, correctly rounded, if it is one of the common ones: an optional minus, up to
-/// seven digits without a leading zero and, after a point, as many as make 19 in all; without an exponent, and not in the last bytes of
+/// seven digits without a leading zero and, after a point, as many as make 19 in all; without an exponent, and not in the last 32 bytes of
 /// `text`. `None` says nothing about other numbers. What follows the number is not a digit, a point or an exponent.
 ///
-/// Eight bytes are looked at in one step, so that the time does not depend on how many digits there are, which a processor cannot predict.
-#[inline]
+/// Eight bytes are looked at in one step, without branches on how many digits there are, which a processor cannot predict; and the end
+/// is found first, so that it can begin with the next number while it still computes this one.
+#[inline(always)]
 pub(crate) fn plain_decimal(text: &[u8]) -> Option<(f64, usize)> {
     let negative = text.first() == Some(&b'-');
     let sign = u64::from(negative) << 63;
-    let rest = text.get(usize::from(negative)..)?;
-    let whole = rest.first_chunk::<8>()?;
-    let (mut significand, digits) = leading_digits(*whole);
-    let follows = *whole.get(digits)?;
-    if digits == 0 || (digits > 1 && whole[0] == b'0') || matches!(follows, b'e' | b'E') {
+    let rest = text.get(usize::from(negative)..)?.first_chunk::<32>()?;
+    let start = word(rest, 0);
+    let end = first_of(not_in_decimal(start), not_in_decimal(word(rest, 8)), not_in_decimal(word(rest, 16)));
+    let digits = not_digits(start).trailing_zeros() as usize / 8;
+    // The byte at `end` is looked at as well, and the point in the first word.
+    if end >= 24 || digits == 0 || digits >= 8 || (start & 0xff == 0x30 && digits > 1) || matches!(rest[end], b'e' | b'E') {
         return None;
     }
-    if follows != b'.' {
-        return Some((f64::from_bits((significand as f64).to_bits() | sign), usize::from(negative) + digits));
+    let whole = digits_of(start, digits);
+    if digits == end {
+        return Some((f64::from_bits((whole as f64).to_bits() | sign), usize::from(negative) + digits));
     }
+    let places = end - digits - 1;
     // A zero before the point is no significant digit.
-    let mut room = if significand == 0 { 19 } else { 19 - digits };
-    let fraction = &rest[digits + 1..];
-    let mut places = 0;
-    loop {
-        let chunk = fraction.get(places..)?.first_chunk::<8>()?;
-        let (value, count) = leading_digits(*chunk);
-        room = room.checked_sub(count)?;
-        significand = significand * TENS[count] + value;
-        places += count;
-        if count < 8 {
-            if places == 0 || matches!(chunk[count], b'e' | b'E' | b'.') {
-                return None;
-            }
-            break;
-        }
+    if rest[digits] != b'.' || places == 0 || places + digits - usize::from(whole == 0) > 19 {
+        return None;
+    }
+    let words = [word(rest, digits + 1), word(rest, digits + 9), word(rest, digits + 17)];
+    if first_of(not_digits(words[0]), not_digits(words[1]), not_digits(words[2])) < places {
+        return None;
+    }
+    let mut significand = whole;
+    for (index, word) in words.into_iter().enumerate() {
+        let count = places.saturating_sub(8 * index).min(8);
+        significand = significand * TENS[count] + digits_of(word, count);
     }
     let value = scaled(significand, places);
-    Some((f64::from_bits(value.to_bits() | sign), usize::from(negative) + digits + 1 + places))
+    Some((f64::from_bits(value.to_bits() | sign), usize::from(negative) + end))
 }
 
 /// Powers of ten by how many digits they make room for.
 const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
-/// The number that the digits at the start of eight bytes make, and how many they are.
-#[inline]
-fn leading_digits(chunk: [u8; 8]) -> (u64, usize) {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    // The first character is the lowest byte; '0' to '9' become 0 to 9.
-    let bytes = u64::from_le_bytes(chunk) ^ (EACH * 0x30);
-    // A byte over 9 gets its top bit; what it carries over reaches only bytes after it.
-    let others = (bytes.wrapping_add(EACH * 0x76) | bytes) & (EACH * 0x80);
-    let count = others.trailing_zeros() / 8;
+/// A byte in each of eight places.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// Eight bytes, the first of them lowest; zeros past the end of `bytes`.
+#[inline(always)]
+fn word(bytes: &[u8; 32], start: usize) -> u64 {
+    bytes.get(start..start + 8).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The top bit of the first byte that is not `0` to `9`; the bits over it mean nothing.
+#[inline(always)]
+fn not_digits(word: u64) -> u64 {
+    let digits = word ^ (EACH * 0x30);
+    // What a byte carries over reaches only those after it, and it carries only when it is none itself.
+    (digits.wrapping_add(EACH * 0x76) | digits) & (EACH * 0x80)
+}
+
+/// The top bit of the first byte that is not `0` to `9`, a point or the slash between them; the bits over it mean nothing.
+#[inline(always)]
+fn not_in_decimal(word: u64) -> u64 {
+    (!word.wrapping_add(EACH * (0x80 - 0x2e)) | word.wrapping_add(EACH * (0x80 - 0x3a)) | word) & (EACH * 0x80)
+}
+
+/// The place of the first byte of three words whose top bit is set, or 24.
+#[inline(always)]
+fn first_of(first: u64, second: u64, third: u64) -> usize {
+    let late = select_unpredictable(second != 0, second.trailing_zeros(), 64 + third.trailing_zeros());
+    select_unpredictable(first != 0, first.trailing_zeros(), 64 + late) as usize / 8
+}
+
+/// The number that the first `count` bytes make, which are digits.
+#[inline(always)]
+fn digits_of(word: u64, count: usize) -> u64 {
     // As if the digits were right-aligned behind zeros; then pairs, fours and eights are joined.
-    let aligned = bytes.checked_shl(64 - 8 * count).unwrap_or(0);
-    let pairs = (aligned * 10 + (aligned >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let bytes = (word ^ (EACH * 0x30)).checked_shl(64 - 8 * count as u32).unwrap_or(0);
+    let pairs = (bytes * 10 + (bytes >> 8)) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    let eight = (fours * 10_000 + (fours >> 32)) & 0xffff_ffff;
-    (eight, count as usize)
+    (fours * 10_000 + (fours >> 32)) & 0xffff_ffff
 }
 
 /// Decimal places that [`scaled`] takes: 5²⁷ is the largest power of five below 2⁶³.
@@ -483,7 +511,7 @@ const fn reciprocals() -> [u128; MOST_PLACES + 1] {
         let mut limb = 0;
         while limb < 2 {
             remainder <<= 64;
-            quotient = quotient << 64 | remainder / power;
+            quotient = (quotient << 64) | (remainder / power);
             remainder %= power;
             limb += 1;
         }
@@ -500,7 +528,7 @@ const fn reciprocals() -> [u128; MOST_PLACES + 1] {
 /// 2^(b−64) / 5ᵏ, hence at least 2¹⁰, and P is on the same side of h as x; where x = h, P = h. So P rounds as x does.
 ///
 /// The product is that of D. Lemire, Number parsing at a gigabyte per second (2021), without its truncated first step.
-#[inline]
+#[inline(always)]
 fn scaled(significand: u64, places: usize) -> f64 {
     if significand == 0 || places == 0 {
         return significand as f64;
@@ -508,12 +536,12 @@ fn scaled(significand: u64, places: usize) -> f64 {
     let shift = significand.leading_zeros();
     let significand = u128::from(significand << shift);
     let reciprocal = RECIPROCALS[places];
-    let product = significand * (reciprocal >> 64) + (significand * (reciprocal & u128::from(u64::MAX)) >> 64);
+    let product = significand * (reciprocal >> 64) + ((significand * (reciprocal & u128::from(u64::MAX))) >> 64);
     // 62 or 63 bits, the lowest of which stands for all below it; turning them into a float rounds once, to even.
     let below = product & ((1 << 65) - 1) != 0;
     let top = (product >> 65) as i64 | i64::from(below);
     // 5ᵏ has ⌊k·log₂5⌋ + 1 bits; 1217359 / 2¹⁹ is close enough to log₂5 for these k.
-    let bits = (places as u32 * 1_217_359 >> 19) + 1;
+    let bits = ((places as u32 * 1_217_359) >> 19) + 1;
     let exponent = 1023 + 2 - u64::from(shift) - places as u64 - u64::from(bits);
     top as f64 * f64::from_bits(exponent << 52)
 }
@@ -732,9 +760,9 @@ mod tests {
 
     #[test]
     fn plain_decimals_are_correctly_rounded() {
-        for places in 1..=MOST_PLACES {
-            assert_eq!(RECIPROCALS[places] >> 127, 1, "{places}");
-            let bits = (places as u32 * 1_217_359 >> 19) + 1;
+        for (places, reciprocal) in RECIPROCALS.iter().enumerate().skip(1) {
+            assert_eq!(reciprocal >> 127, 1, "{places}");
+            let bits = ((places as u32 * 1_217_359) >> 19) + 1;
             assert_eq!(bits, u64::BITS - 5_u64.pow(places as u32).leading_zeros(), "{places}");
         }
         let mut state = 9;
@@ -746,7 +774,7 @@ mod tests {
                 1 => random(&mut state) >> (random(&mut state) % 64),
                 kind => {
                     let power = 5_u64.pow((places % 5) as u32);
-                    let odd = (1 << 53) + (random(&mut state) >> 11) | 1;
+                    let odd = ((1 << 53) + (random(&mut state) >> 11)) | 1;
                     odd.wrapping_mul(if kind == 2 { power } else { 1 }).wrapping_add(random(&mut state) % 3).wrapping_sub(1)
                 }
             };
@@ -758,17 +786,17 @@ mod tests {
             let whole = random(&mut state) >> 38 >> (random(&mut state) % 26);
             let fraction = random(&mut state);
             let digits = random(&mut state) as usize % 20;
-            let sign = if fraction % 2 == 0 { "-" } else { "" };
+            let sign = if fraction.is_multiple_of(2) { "-" } else { "" };
             let text = format!("{sign}{whole}.{:.digits$}", format!("{:020}", fraction));
             let mut padded = text.clone().into_bytes();
-            padded.extend_from_slice(b",          ");
+            padded.extend_from_slice(&[b','; 32]);
             if let Some((value, length)) = plain_decimal(&padded) {
                 assert_eq!(length, text.len(), "{text}");
                 assert_eq!(value.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
                 taken += 1;
             }
         }
-        assert!(taken > 150_000, "{taken}");
+        assert!(taken > 100_000, "{taken}");
     }
 
     #[test]
@@ -792,7 +820,9 @@ mod tests {
             ("\u{b1}\u{b2}\u{b3}\u{b9}       ", None),
             ("0.12345678901234567890,        ", None),
         ] {
-            let found = plain_decimal(text.as_bytes());
+            // At the very end of a text none is plain.
+            let padded = if text == "1" { text.to_owned() } else { format!("{text:50}") };
+            let found = plain_decimal(padded.as_bytes());
             assert_eq!(
                 found.map(|(value, length)| (value.to_bits(), length)),
                 expected.map(|(value, length)| (f64::to_bits(value), length)),
@@ -809,6 +839,22 @@ mod tests {
                     "{byte} {place}"
                 );
                 text[place] = b'1' + place as u8;
+            }
+        }
+    }
+
+    #[test]
+    fn any_byte_in_a_plain_decimal_is_seen() {
+        let good = *b"-123.4567890123456,                     ";
+        for place in 0..=18 {
+            for byte in 0..=u8::MAX {
+                let mut text = good;
+                text[place] = byte;
+                if let Some((value, length)) = plain_decimal(&text) {
+                    let taken = std::str::from_utf8(&text[..length]).unwrap();
+                    assert_eq!(serde_json::from_str::<f64>(taken).unwrap().to_bits(), value.to_bits(), "{taken}");
+                    assert!(!matches!(text[length], b'0'..=b'9' | b'.' | b'e' | b'E'), "{byte} {place}");
+                }
             }
         }
     }
@@ -842,8 +888,11 @@ mod tests {
             for _ in 0..=random(&mut state) % 2 {
                 let place = random(&mut state) as usize % changed.len();
                 let pool = br#"{}[],:"\u0123e.-+ tfn"#;
-                changed[place] =
-                    if random(&mut state) % 8 == 0 { random(&mut state) as u8 } else { pool[random(&mut state) as usize % pool.len()] };
+                changed[place] = if random(&mut state).is_multiple_of(8) {
+                    random(&mut state) as u8
+                } else {
+                    pool[random(&mut state) as usize % pool.len()]
+                };
             }
             let theirs = serde_json::from_slice::<serde_json::Value>(&changed);
             // serde_json also refuses numbers out of range, which is left to the caller here.

@@ -95,7 +95,9 @@ pub(super) fn column_name(text: &str) -> Result<String, &'static str> {
     match name.chars().count() {
         0 => Err("the name is empty"),
         count if count > LONGEST => Err("the name is longer than 128 characters"),
-        _ if name.chars().any(|character| character.is_control() || character == '/') => Err("the name has a control character or a `/` in it"),
+        _ if name.chars().any(|character| character.is_control() || character == '/') => {
+            Err("the name has a control character or a `/` in it")
+        }
         _ => Ok(name),
     }
 }

@@ -219,7 +219,7 @@ impl ColumnSummary {
 
     /// Adds floats, none of them missing.
     pub(super) fn add_numbers(&mut self, values: &[f64]) {
-        self.add_moments(values, |value| Extreme::Number(value));
+        self.add_moments(values, Extreme::Number);
         self.distinct.add_bits(values.iter().map(|value| number_bits(*value)));
         self.add_sample(values.iter().map(|value| (*value).into()));
     }

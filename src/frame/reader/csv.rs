@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr2, memchr_iter, memrchr};
+use memchr::{memchr, memchr_iter, memchr2, memrchr};
 
 use super::table::Table;
 use super::{Emit, HEAD_BYTES, LONGEST_ROW, ReadError, ReadOptions, WIDEST, empty};
@@ -156,16 +156,7 @@ fn delimiter_of(header: &[u8]) -> u8 {
 
 impl CsvReader {
     pub(super) fn new(options: ReadOptions) -> Self {
-        Self {
-            options,
-            delimiter: None,
-            tail: Vec::new(),
-            scan: Scan::default(),
-            head: Vec::new(),
-            head_records: 0,
-            table: None,
-            line: 1,
-        }
+        Self { options, delimiter: None, tail: Vec::new(), scan: Scan::default(), head: Vec::new(), head_records: 0, table: None, line: 1 }
     }
 
     pub(super) fn push(&mut self, piece: &[u8], emit: Emit<'_>) -> Result<(), ReadError> {

@@ -3,7 +3,6 @@
 //! Columns of rows that are objects are the keys of the first chunk in order of first appearance; a key that a row lacks is a missing cell,
 //! and a key that comes up later is a fault.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use memchr::{memchr, memrchr};
@@ -331,7 +330,10 @@ impl DocumentReader {
             Stage::Start => Err(empty()),
             Stage::End if self.has_rows => self.rows.finish(emit),
             Stage::End => Err(ReadError::syntax("", "the document has neither `rows` nor `columns` and `data`")),
-            _ => Err(ReadError::syntax("", format!("the document ends too early, after {} rows", self.rows.count + self.rows.ends.len() as u64))),
+            _ => Err(ReadError::syntax(
+                "",
+                format!("the document ends too early, after {} rows", self.rows.count + self.rows.ends.len() as u64),
+            )),
         }
     }
 
@@ -398,8 +400,8 @@ impl DocumentReader {
         Ok(true)
     }
 
-    fn member(&mut self, key: &Cow<'_, str>) -> Result<Member, ReadError> {
-        let member = match key.as_ref() {
+    fn member(&mut self, key: &str) -> Result<Member, ReadError> {
+        let member = match key {
             "rows" => Member::Rows,
             "columns" => Member::Columns,
             "data" => Member::Data,

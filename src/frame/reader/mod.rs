@@ -9,10 +9,10 @@ mod json;
 mod table;
 mod token;
 
+use super::Frame;
 use super::fault::{Fault, Faults};
 use super::schema::{ColumnType, Schema};
 use super::summary::Summary;
-use super::Frame;
 
 /// Most columns of a table.
 const WIDEST: usize = 10_000;
@@ -409,7 +409,7 @@ mod tests {
             text += &format!("\"a\nb\",{}\n", if row == 17 { "secret".to_owned() } else { row.to_string() });
         }
         let faults = csv_faults(&text);
-        assert_eq!(faults, [("/rows/16/age".to_owned(), "row 17 (line 36), column \"age\": not a number".to_owned())]);
+        assert_eq!(faults, [("/rows/16/age".to_owned(), "row 17 (line 35), column \"age\": not a number".to_owned())]);
         let infinite = csv_faults("x~y\n1\n2\n1e400\ninf\n-Infinity\n");
         assert_eq!(infinite.len(), 3);
         assert_eq!(infinite[0], ("/rows/2/x~0y".to_owned(), "row 3 (line 4), column \"x~y\": not a finite 64-bit number".to_owned()));
@@ -441,7 +441,10 @@ mod tests {
 
     #[test]
     fn names_that_are_none_are_faults_by_column() {
-        assert_eq!(csv_faults("a,,a\n1,2,3\n").iter().map(|(pointer, _)| pointer.as_str()).collect::<Vec<_>>(), ["/columns/1", "/columns/2"]);
+        assert_eq!(
+            csv_faults("a,,a\n1,2,3\n").iter().map(|(pointer, _)| pointer.as_str()).collect::<Vec<_>>(),
+            ["/columns/1", "/columns/2"]
+        );
         assert_eq!(csv_faults("cafe\u{301},caf\u{e9}\n1,2\n")[0].0, "/columns/1");
         assert_eq!(csv_faults(b"a,\xff\n1,2\n")[0].0, "/columns/1");
         assert_eq!(csv_faults(b"a,b\nx,1\n\xff,2\n")[0].1, "row 2 (line 3), column \"a\": not valid UTF-8");
@@ -462,7 +465,9 @@ mod tests {
             let error = read_with(format, &ReadOptions::default(), text.as_bytes()).unwrap_err();
             assert!(matches!(error, ReadError::Syntax(_)), "{text:?} {error:?}");
         }
-        for (format, text) in [(Format::Csv, "a,b"), (Format::Csv, "a,b\r\n\r\n"), (Format::Json, "{\"columns\":[\"a\",\"b\"],\"data\":[]}")] {
+        for (format, text) in
+            [(Format::Csv, "a,b"), (Format::Csv, "a,b\r\n\r\n"), (Format::Json, "{\"columns\":[\"a\",\"b\"],\"data\":[]}")]
+        {
             let (summary, frames) = read(format, text);
             assert_eq!((kinds(&summary), summary.rows, frames.len()), (vec![("a", "number"), ("b", "number")], 0, 0));
         }
@@ -498,9 +503,8 @@ mod tests {
     #[test]
     fn appended_rows_must_have_the_columns_in_any_order() {
         let column = |name: &str, kind| Column { name: name.to_owned(), kind };
-        let schema = Schema {
-            columns: vec![column("n", ColumnType::Number), column("i", ColumnType::Integer), column("c", ColumnType::Category)],
-        };
+        let schema =
+            Schema { columns: vec![column("n", ColumnType::Number), column("i", ColumnType::Integer), column("c", ColumnType::Category)] };
         let expect = ReadOptions { expect: Some(schema.clone()), ..ReadOptions::default() };
         let (summary, frames) = read_with(Format::Csv, &expect, b"c,i,n\nx,1,2\n7,2,3.5\n").unwrap();
         assert_eq!(summary.schema, schema);
@@ -530,7 +534,10 @@ mod tests {
     fn bad_rows_of_json_are_named() {
         let short = options(1, 10);
         let one = |text: &str| faults(Format::Ndjson, &short, text).remove(0);
-        assert_eq!(one("{\"a\":1}\n\n{\"a\":1,\"new\":2}\n"), ("/rows/1/new".to_owned(), "row 2 (line 3): there is no column \"new\"".to_owned()));
+        assert_eq!(
+            one("{\"a\":1}\n\n{\"a\":1,\"new\":2}\n"),
+            ("/rows/1/new".to_owned(), "row 2 (line 3): there is no column \"new\"".to_owned())
+        );
         assert_eq!(one("{\"a\":1}\n{\"a\":[1]}").1, "row 2 (line 2), column \"a\": a list or an object where a single value belongs");
         assert_eq!(one("{\"a\":1}\n{\"a\":\"secret\"}").1, "row 2 (line 2), column \"a\": not a number");
         assert_eq!(one("{\"a\":\"x\"}\n{\"a\":5}").1, "row 2 (line 2), column \"a\": not a text");

@@ -10,11 +10,11 @@ use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer
 
 use super::token::Token;
 use super::{Emit, ReadError, ReadOptions, WIDEST};
+use crate::frame::Frame;
 use crate::frame::fault::Faults;
 use crate::frame::infer::{self, CellKind};
 use crate::frame::schema::{self, Column, ColumnType, Schema};
 use crate::frame::summary::{ColumnSummary, Summary};
-use crate::frame::Frame;
 
 /// Bytes of the cells of a frame at most.
 const FRAME_BYTES: usize = 4 << 20;
@@ -168,8 +168,9 @@ impl Growing {
                 return Ok(0);
             }
             (Token::Number(text), Values::Number(_) | Values::Integer(_)) => text,
-            (Token::Boolean(_), Values::Boolean(_))
-            | (Token::Text(_), Values::Category(_) | Values::Text(_) | Values::Timestamp(_)) => token.text(),
+            (Token::Boolean(_), Values::Boolean(_)) | (Token::Text(_), Values::Category(_) | Values::Text(_) | Values::Timestamp(_)) => {
+                token.text()
+            }
             _ if self.forced => token.text().trim_ascii(),
             // A dataset's categories may have been forced out of numbers once, and go on as such.
             (Token::Number(_) | Token::Boolean(_), Values::Category(_)) if self.fixed => token.text(),
@@ -322,11 +323,7 @@ pub(super) struct Table {
 
 impl Table {
     /// A table of columns with these names, which the text gives in this order, and of the types that `verdict` infers.
-    pub(super) fn new(
-        names: &[String],
-        verdict: impl Fn(usize) -> Option<ColumnType>,
-        options: &ReadOptions,
-    ) -> Result<Self, ReadError> {
+    pub(super) fn new(names: &[String], verdict: impl Fn(usize) -> Option<ColumnType>, options: &ReadOptions) -> Result<Self, ReadError> {
         if names.len() > WIDEST {
             return Err(ReadError::TooWide);
         }
