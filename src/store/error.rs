@@ -15,6 +15,12 @@ pub enum StoreError {
     /// SQLite older than 3.51.3.
     #[error("SQLite {0} is linked, but versions before 3.51.3 can corrupt a database in WAL mode; build lsqd with its bundled SQLite")]
     OldSqlite(String),
+    /// Another process has the file.
+    #[error("another lsqd has this database open; stop it, or give this one a file of its own")]
+    InUse,
+    /// The lock beside the file cannot be made.
+    #[error("the lock file beside the database cannot be made: {0}")]
+    Lock(std::io::Error),
     /// A checksum does not agree, or stored bytes do not decode.
     #[error("stored data is damaged: {0}")]
     Corrupt(&'static str),

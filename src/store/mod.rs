@@ -13,6 +13,7 @@ pub mod models;
 pub mod updates;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -35,6 +36,8 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 #[derive(Clone, Debug)]
 pub struct Store {
     readers: SqlitePool,
+    /// Held for as long as the database is open: two servers on one file would each keep models in memory that the other changes.
+    _lock: Arc<std::fs::File>,
 }
 
 impl Store {
@@ -43,6 +46,7 @@ impl Store {
     /// # Errors
     /// The file cannot be opened, is held by another process, was written by a newer lsqd, or the linked SQLite is too old to be trusted.
     pub async fn open(path: &Path, readers: u32) -> Result<(Self, Connection), StoreError> {
+        let lock = lock(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -66,7 +70,7 @@ impl Store {
             .acquire_timeout(Duration::from_secs(30))
             .connect_with(options.pragma("wal_autocheckpoint", "0").pragma("query_only", "ON"))
             .await?;
-        Ok((Self { readers }, writer))
+        Ok((Self { readers, _lock: Arc::new(lock) }, writer))
     }
 
     /// A reader's connection.
@@ -123,6 +127,18 @@ pub async fn close_writer(mut writer: Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A lock on `{path}-lock`, not on the file itself: SQLite loses its own locks when any handle on the file is closed.
+fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-lock");
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(name).map_err(StoreError::Lock)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse),
+        Err(std::fs::TryLockError::Error(error)) => Err(StoreError::Lock(error)),
+    }
+}
+
 fn version_number(text: &str) -> i32 {
     let mut parts = text.split('.').map(|part| part.parse::<i32>().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
@@ -175,6 +191,18 @@ mod tests {
             assert!(unseal(&bent, "state").is_err(), "bit {bit}");
         }
         assert!(unseal(&[1, 2, 3], "state").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_second_server_on_the_same_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lsqd.db");
+        let (first, writer) = Store::open(&path, 1).await.unwrap();
+        assert!(matches!(Store::open(&path, 1).await, Err(StoreError::InUse)));
+        first.close().await;
+        close_writer(writer).await.unwrap();
+        drop(first);
+        assert!(Store::open(&path, 1).await.is_ok());
     }
 
     #[tokio::test]
