@@ -6,6 +6,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use faer::MatRef;
 
+use super::design::powers;
 use super::{Design, Encoding};
 
 /// The columns that a fit reads, in the order in which their arrays are handed to [`assemble`]: features, targets, weights.
@@ -26,6 +27,7 @@ pub struct Block {
     columns: usize,
     responses: usize,
     design: Vec<f64>,
+    design_low: Vec<f64>,
     response: Vec<f64>,
     weights: Vec<f64>,
     kept: Vec<usize>,
@@ -42,6 +44,12 @@ impl Block {
     #[must_use]
     pub fn design(&self) -> MatRef<'_, f64> {
         MatRef::from_column_major_slice(&self.design, self.rows, self.columns)
+    }
+
+    /// What rounding X to floats left behind, rows×p, for designs that know it.
+    #[must_use]
+    pub fn design_low(&self) -> Option<MatRef<'_, f64>> {
+        (!self.design_low.is_empty()).then(|| MatRef::from_column_major_slice(&self.design_low, self.rows, self.columns))
     }
 
     /// Y, rows×q.
@@ -90,6 +98,8 @@ pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usi
     block.responses = roles.targets;
     block.design.clear();
     block.design.resize(count * block.columns, 0.0);
+    block.design_low.clear();
+    block.design_low.resize(if roles.design.is_extended() { count * block.columns } else { 0 }, 0.0);
     let features = roles.design.features();
     let mut result = Ok(());
     for (index, (feature, array)) in features.iter().zip(arrays).enumerate() {
@@ -97,6 +107,10 @@ pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usi
         let out = &mut block.design[columns.start * count..columns.end * count];
         result = result.and(match &feature.encoding {
             Encoding::Identity => numbers(array, &kept, out),
+            Encoding::Polynomial { degree } => {
+                let low = &mut block.design_low[columns.start * count..columns.end * count];
+                numbers(array, &kept, &mut out[..count]).map(|()| raise(*degree as usize, count, out, low))
+            }
             Encoding::Onehot { levels, drop_first, .. } => indicators(array, levels, *drop_first, &kept, out),
         });
     }
@@ -115,6 +129,15 @@ pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usi
     }
     block.kept = kept;
     result.map(|()| rows.len() - count)
+}
+
+/// Fills the columns of the second and higher powers from the first, with what rounding leaves behind.
+fn raise(degree: usize, count: usize, high: &mut [f64], low: &mut [f64]) {
+    for row in 0..count {
+        for (power, value) in powers(high[row]).take(degree).enumerate() {
+            (high[power * count + row], low[power * count + row]) = (value.hi, value.lo);
+        }
+    }
 }
 
 fn numbers(array: &ArrayRef, kept: &[usize], out: &mut [f64]) -> Result<(), BlockError> {
@@ -161,6 +184,12 @@ pub(crate) fn level_texts(array: &ArrayRef) -> Result<Levels, BlockError> {
                 codes: dictionary.keys().values().iter().map(|code| usize::try_from(*code).unwrap_or(0)).collect(),
             })
         }
+        DataType::Utf8 => {
+            let texts = array.as_string_opt::<i32>().ok_or(BlockError::Type)?;
+            Ok(Levels::collect(texts.iter().map(|text| text.unwrap_or_default().to_owned())))
+        }
+        // A stretch of rows before the column's first value: there was nothing yet to tell its type by.
+        _ if array.null_count() == array.len() => Ok(Levels { texts: vec![String::new()], codes: vec![0; array.len()] }),
         DataType::Int64 => Ok(Levels::collect(array.as_primitive::<Int64Type>().values().iter().map(i64::to_string))),
         DataType::Boolean => Ok(Levels::collect(array.as_boolean().iter().map(|value| value.unwrap_or_default().to_string()))),
         _ => Err(BlockError::Type),

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{ColumnType, Input, InputKind};
+use crate::lsq::Row;
+use crate::lsq::double_double::Double;
 
 /// What to do with a category that training never saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,11 @@ pub enum Unseen {
 pub enum Encoding {
     /// Its number; booleans are 0 and 1.
     Identity,
+    /// Its powers from the first to the `degree`th, formed in twice the working precision.
+    Polynomial {
+        /// At least 1.
+        degree: u32,
+    },
     /// One 0/1 column a level.
     Onehot {
         /// The levels in order; a cell holds an index into this list.
@@ -53,6 +60,7 @@ impl Feature {
     pub fn width(&self) -> usize {
         match &self.encoding {
             Encoding::Identity => 1,
+            Encoding::Polynomial { degree } => *degree as usize,
             Encoding::Onehot { levels, drop_first, .. } => levels.len() - usize::from(*drop_first && !levels.is_empty()),
         }
     }
@@ -68,9 +76,9 @@ impl Feature {
                     Unseen::Baseline => crate::frame::Unseen::Baseline,
                 },
             },
-            (Encoding::Identity, ColumnType::Boolean) => InputKind::Boolean,
-            (Encoding::Identity, ColumnType::Integer) => InputKind::Integer,
-            (Encoding::Identity, _) => InputKind::Number,
+            (_, ColumnType::Boolean) => InputKind::Boolean,
+            (_, ColumnType::Integer) => InputKind::Integer,
+            (_, _) => InputKind::Number,
         };
         Input { name: self.name.clone(), kind, required: true }
     }
@@ -84,6 +92,15 @@ pub struct Design {
     offsets: Vec<usize>,
     /// Whether every feature is a single number, so that cells are the design row.
     plain: bool,
+    /// Whether some feature makes powers.
+    extended: bool,
+}
+
+/// Buffers of [`Design::row`].
+#[derive(Clone, Debug, Default)]
+pub struct RowBuffer {
+    high: Vec<f64>,
+    low: Vec<f64>,
 }
 
 impl Design {
@@ -98,7 +115,8 @@ impl Design {
         }
         offsets.push(width);
         let plain = features.iter().all(|feature| feature.encoding == Encoding::Identity);
-        Self { features, offsets, plain }
+        let extended = features.iter().any(|feature| matches!(feature.encoding, Encoding::Polynomial { .. }));
+        Self { features, offsets, plain, extended }
     }
 
     /// The features.
@@ -119,13 +137,22 @@ impl Design {
         self.offsets[feature]..self.offsets[feature + 1]
     }
 
-    /// Readable names of the p design columns: `x`, `region=north`.
+    /// Whether columns are known better than to a float, so that their rounding errors go with them.
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        self.extended
+    }
+
+    /// Readable names of the p design columns: `x`, `x^2`, `region=north`.
     #[must_use]
     pub fn column_names(&self) -> Vec<String> {
         self.features
             .iter()
             .flat_map(|feature| match &feature.encoding {
                 Encoding::Identity => vec![feature.name.clone()],
+                Encoding::Polynomial { degree } => (1..=*degree)
+                    .map(|power| if power == 1 { feature.name.clone() } else { format!("{}^{power}", feature.name) })
+                    .collect(),
                 Encoding::Onehot { levels, drop_first, .. } => {
                     levels.iter().skip(usize::from(*drop_first)).map(|level| format!("{}={level}", feature.name)).collect()
                 }
@@ -136,28 +163,41 @@ impl Design {
     /// A row of X (p values) from a row of cells (one a feature; a category cell holds its level's index, −1 for an unseen one).
     /// Borrows the cells where they already are the row.
     #[must_use]
-    pub fn row<'a>(&self, cells: &'a [f64], scratch: &'a mut Vec<f64>) -> &'a [f64] {
+    pub fn row<'a>(&self, cells: &'a [f64], buffer: &'a mut RowBuffer) -> Row<'a> {
         if self.plain {
-            return cells;
+            return cells.into();
         }
-        scratch.clear();
-        scratch.resize(self.width(), 0.0);
+        let RowBuffer { high, low } = buffer;
+        high.clear();
+        high.resize(self.width(), 0.0);
+        low.clear();
+        low.resize(if self.extended { self.width() } else { 0 }, 0.0);
         for (index, (feature, &cell)) in self.features.iter().zip(cells).enumerate() {
             let offset = self.offsets[index];
             match &feature.encoding {
-                Encoding::Identity => scratch[offset] = cell,
+                Encoding::Identity => high[offset] = cell,
+                Encoding::Polynomial { degree } => {
+                    for (power, value) in powers(cell).take(*degree as usize).enumerate() {
+                        (high[offset + power], low[offset + power]) = (value.hi, value.lo);
+                    }
+                }
                 Encoding::Onehot { drop_first, .. } => {
                     let shifted = cell - f64::from(u8::from(*drop_first));
                     if shifted >= 0.0 {
                         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a level's index: small, whole, not negative
                         let level = shifted as usize;
-                        scratch[offset + level] = 1.0;
+                        high[offset + level] = 1.0;
                     }
                 }
             }
         }
-        scratch
+        Row { high, low: self.extended.then_some(low) }
     }
+}
+
+/// x, x², x³, … to about 31 digits.
+pub(crate) fn powers(x: f64) -> impl Iterator<Item = Double> {
+    std::iter::successors(Some(Double::from(x)), move |power| Some(*power * x))
 }
 
 #[cfg(test)]
@@ -184,10 +224,10 @@ mod tests {
     fn a_dropped_level_and_an_unseen_one_have_no_indicator() {
         let design = Design::new(vec![region(true), size()]);
         assert_eq!(design.column_names(), ["region=north", "region=west", "size"]);
-        let mut scratch = Vec::new();
-        assert_eq!(design.row(&[0.0, 7.0], &mut scratch), [0.0, 0.0, 7.0]);
-        assert_eq!(design.row(&[2.0, 7.0], &mut scratch), [0.0, 1.0, 7.0]);
-        assert_eq!(design.row(&[-1.0, 7.0], &mut scratch), [0.0, 0.0, 7.0]);
+        let mut buffer = RowBuffer::default();
+        assert_eq!(design.row(&[0.0, 7.0], &mut buffer).high, [0.0, 0.0, 7.0]);
+        assert_eq!(design.row(&[2.0, 7.0], &mut buffer).high, [0.0, 1.0, 7.0]);
+        assert_eq!(design.row(&[-1.0, 7.0], &mut buffer).high, [0.0, 0.0, 7.0]);
     }
 
     #[test]
@@ -195,15 +235,27 @@ mod tests {
         let design = Design::new(vec![size(), region(false)]);
         assert_eq!(design.column_names(), ["size", "region=east", "region=north", "region=west"]);
         assert_eq!(design.columns_of(1), 1..4);
-        let mut scratch = Vec::new();
-        assert_eq!(design.row(&[7.0, 0.0], &mut scratch), [7.0, 1.0, 0.0, 0.0]);
+        let mut buffer = RowBuffer::default();
+        assert_eq!(design.row(&[7.0, 0.0], &mut buffer).high, [7.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn powers_carry_their_rounding() {
+        let feature = Feature { name: "x".into(), kind: ColumnType::Number, encoding: Encoding::Polynomial { degree: 3 } };
+        let design = Design::new(vec![size(), feature]);
+        assert_eq!(design.column_names(), ["size", "x", "x^2", "x^3"]);
+        let mut buffer = RowBuffer::default();
+        let row = design.row(&[1.0, 0.1], &mut buffer);
+        assert_eq!(row.high, [1.0, 0.1, 0.1 * 0.1, 0.1 * 0.1 * 0.1]);
+        // 0.1f64 squared is not a float; the rest is what a fused multiply-add would leave.
+        assert_eq!(row.low.map(|low| low[2]), Some(0.1f64.mul_add(0.1, -(0.1 * 0.1))));
     }
 
     #[test]
     fn numbers_alone_are_borrowed() {
         let design = Design::new(vec![size()]);
         let cells = [3.5];
-        let mut scratch = Vec::new();
-        assert!(std::ptr::eq(design.row(&cells, &mut scratch), &cells[..]));
+        let mut buffer = RowBuffer::default();
+        assert!(std::ptr::eq(design.row(&cells, &mut buffer).high, &cells[..]));
     }
 }

@@ -7,4 +7,4 @@ mod block;
 mod design;
 
 pub use block::{Block, BlockError, Roles, assemble, levels_of_complete_rows};
-pub use design::{Design, Encoding, Feature, Unseen};
+pub use design::{Design, Encoding, Feature, RowBuffer, Unseen};

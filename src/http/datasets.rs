@@ -2,13 +2,14 @@
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::error::{ApiError, Code};
+use super::extract::{Page, Path};
 use super::{App, extract};
 use crate::frame::{ColumnType, Fault, Format, write};
 use crate::service::{Description, ServiceError, Upload};
@@ -42,11 +43,10 @@ pub(super) async fn describe(State(app): State<App>, Path(name): Path<String>) -
     described(&app, &name, StatusCode::OK, false).await
 }
 
-pub(super) async fn list(State(app): State<App>, Query(page): Query<extract::Page>) -> Result<Response, ApiError> {
-    let limit = page.limit()?;
-    let mut items = app.service.list_datasets(page.after(), limit + 1).await?;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
+pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response, ApiError> {
+    let mut items = app.service.list_datasets(&page.after, page.limit + 1).await?;
+    let more = items.len() > page.limit as usize;
+    items.truncate(page.limit as usize);
     let next = more.then(|| items.last().map(|last| last.row.name.clone())).flatten();
     let items: Vec<Value> = items.iter().map(view).collect();
     Ok(Json(json!({"items": items, "next": next})).into_response())
@@ -60,7 +60,7 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>, hea
 pub(super) async fn rows(
     State(app): State<App>,
     Path(name): Path<String>,
-    Query(page): Query<extract::Page>,
+    page: Page,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if extract::accepts(&headers, "text/csv") {
@@ -69,12 +69,11 @@ pub(super) async fn rows(
     if extract::accepts(&headers, "application/x-ndjson") {
         return all(&app, &name, "application/x-ndjson", |_, _| {}, write::ndjson_rows).await;
     }
-    let limit = page.limit()?;
-    let first = match page.after() {
+    let first = match page.after.as_str() {
         "" => 0,
         text => text.parse::<u64>().map_err(|_| ServiceError::request("/after", "`after` is the `next` of an earlier page"))?,
     };
-    let (description, frames) = app.service.rows_page(&name, first, limit as usize).await?;
+    let (description, frames) = app.service.rows_page(&name, first, page.limit as usize).await?;
     let mut body = b"{\"items\":[".to_vec();
     let mut count = 0;
     for (frame, range) in &frames {

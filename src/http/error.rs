@@ -43,7 +43,6 @@ codes! {
     BodyCut = BAD_REQUEST, "body_cut", "The body was cut off";
     Timeout = REQUEST_TIMEOUT, "timeout", "The request took too long to arrive";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "This format is not read here";
-    NotAcceptable = NOT_ACCEPTABLE, "not_acceptable", "This format is not written here";
     InvalidRequest = UNPROCESSABLE_ENTITY, "invalid_request", "The request cannot be taken";
     InvalidRows = UNPROCESSABLE_ENTITY, "invalid_rows", "Some rows cannot be taken";
     InvalidName = UNPROCESSABLE_ENTITY, "invalid_name", "This is not a name";

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
 use crate::frame::Fault;
@@ -68,25 +70,51 @@ pub(super) fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
     false
 }
 
-/// `?limit=&after=`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Page {
-    limit: Option<u32>,
-    after: Option<String>,
-}
+/// The parameters of the path. Axum's own extractor refuses in plain text; this one with a problem.
+#[derive(Debug)]
+pub(super) struct Path<T>(pub(super) T);
 
-impl Page {
-    /// At least 1, at most 1000, usually 100.
-    pub(super) fn limit(&self) -> Result<u32, ApiError> {
-        match self.limit.unwrap_or(100) {
-            limit @ 1..=1000 => Ok(limit),
-            _ => Err(ServiceError::Request(vec![Fault { pointer: "/limit".to_owned(), detail: "limit is from 1 to 1000".to_owned() }]).into()),
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(parameters)) => Ok(Self(parameters)),
+            Err(_) => Err(ApiError::new(Code::BadSyntax, "the address is not UTF-8")),
         }
     }
+}
 
-    pub(super) fn after(&self) -> &str {
-        self.after.as_deref().unwrap_or("")
+/// `?limit=&after=`.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// At least 1, at most 1000, usually 100.
+    pub(super) limit: u32,
+    /// Empty for the first page.
+    pub(super) after: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let Query(pairs) =
+            Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|_| ServiceError::request("", "the query cannot be read"))?;
+        let mut page = Self { limit: 100, after: String::new() };
+        let mut faults = Vec::new();
+        for (name, value) in pairs {
+            match (name.as_str(), value.parse::<u32>()) {
+                ("limit", Ok(limit @ 1..=1000)) => page.limit = limit,
+                ("limit", _) => faults.push(Fault { pointer: "/limit".to_owned(), detail: "`limit` is from 1 to 1000".to_owned() }),
+                ("after", _) => page.after = value,
+                _ => {
+                    let detail = "there is no such parameter; there are `limit` and `after`".to_owned();
+                    faults.push(Fault { pointer: format!("/{}", super::wire::escape(&name)), detail });
+                }
+            }
+        }
+        super::wire::refuse(Code::InvalidRequest, faults)?;
+        Ok(page)
     }
 }
 

@@ -1,12 +1,13 @@
 //! `POST /v1/models/{name}/fits`.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 
 use super::error::{ApiError, Code};
+use super::extract::Path;
 use super::wire::{Fields, refuse};
 use super::{App, extract, jobs, models};
 use crate::features::Unseen;
@@ -26,7 +27,7 @@ pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, hea
     let job = fitted.value;
     let mut response = match (job.state, job.problem.clone()) {
         (JobState::Queued | JobState::Running, _) => jobs::accepted(&job),
-        (_, Some(problem)) => return Err(problem.into()),
+        (_, Some(problem)) => ApiError::from(problem).into_response(),
         (_, None) => {
             let number = job.version.unwrap_or_default().to_string();
             let mut response = models::document(&app, &job.model, Some(&number), &headers).await?;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::ApiError;
+use super::extract::Path;
 use crate::service::{Job, JobState};
 
 /// A job as the contract shows it.

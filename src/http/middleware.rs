@@ -7,10 +7,10 @@ use std::time::Instant;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderValue;
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, Code};
 use crate::telemetry;
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -28,12 +28,17 @@ fn request_id(request: &Request) -> HeaderValue {
     HeaderValue::from_str(&format!("{micros:x}-{count:x}")).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-pub(super) async fn around(State(_app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
+    // Before the models are loaded, "no such model" would be a lie.
+    let mut response = if request.uri().path().starts_with("/v1/") && !app.service.is_ready() {
+        ApiError::new(Code::Unavailable, "the server is starting or stopping; try again in a moment").into_response()
+    } else {
+        next.run(request).await
+    };
     if let Some(error) = response.extensions_mut().remove::<Arc<ApiError>>() {
         let headers = std::mem::take(response.headers_mut());
         response = error.render(id.to_str().unwrap_or("unknown"));
@@ -50,8 +55,9 @@ pub(super) async fn around(State(_app): State<App>, request: Request, next: Next
     let seconds = begun.elapsed().as_secs_f64();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
     let status = response.status().as_u16();
-    tracing::info!(target: "lsqd::http", request_id = ?id, %method, route, status, seconds, "answered");
-    metrics::counter!(telemetry::REQUESTS, "route" => route.clone(), "method" => method.to_string(), "status" => status.to_string()).increment(1);
+    tracing::info!(target: "lsqd::http", request_id = id.to_str().unwrap_or("unknown"), %method, route, status, seconds, "answered");
+    metrics::counter!(telemetry::REQUESTS, "route" => route.clone(), "method" => method.to_string(), "status" => status.to_string())
+        .increment(1);
     metrics::histogram!(telemetry::REQUEST_SECONDS, "route" => route).record(seconds);
     response.headers_mut().insert("x-request-id", id);
     response

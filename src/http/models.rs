@@ -1,13 +1,16 @@
 //! `/v1/models`: versions, aliases, documents.
 
+use std::ops::Bound;
+
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
 use super::error::{ApiError, Code};
+use super::extract::{Page, Path};
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::lsq::inference::{student_t_p, student_t_quantile};
@@ -20,11 +23,10 @@ const LEVEL: f64 = 0.95;
 /// Past this many coefficients their standard errors are computed off the async threads.
 const LARGE: usize = 128;
 
-pub(super) async fn list(State(app): State<App>, Query(page): Query<extract::Page>) -> Result<Response, ApiError> {
-    let limit = page.limit()? as usize;
+pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response, ApiError> {
     let models = app.service.catalogue().all();
-    let mut after = models.range::<str, _>((std::ops::Bound::Excluded(page.after()), std::ops::Bound::Unbounded)).map(|(_, model)| model);
-    let items: Vec<_> = after.by_ref().take(limit).cloned().collect();
+    let mut after = models.range::<str, _>((Bound::Excluded(page.after.as_str()), Bound::Unbounded)).map(|(_, model)| model);
+    let items: Vec<_> = after.by_ref().take(page.limit as usize).cloned().collect();
     let next = after.next().is_some().then(|| items.last().map(|model| model.name.clone())).flatten();
     let items: Vec<Value> = items
         .iter()
@@ -58,16 +60,15 @@ pub(super) async fn version(
 pub(super) async fn versions(
     State(app): State<App>,
     Path(name): Path<String>,
-    Query(page): Query<extract::Page>,
+    page: Page,
 ) -> Result<Response, ApiError> {
-    let limit = page.limit()? as usize;
-    let after = match page.after() {
+    let after = match page.after.as_str() {
         "" => 0,
         text => text.parse::<u64>().map_err(|_| ServiceError::request("/after", "`after` is the `next` of an earlier page"))?,
     };
     let model = app.service.catalogue().model(&name)?;
-    let mut rest = model.versions.range(after + 1..).map(|(_, version)| version);
-    let items: Vec<_> = rest.by_ref().take(limit).cloned().collect();
+    let mut rest = model.versions.range((Bound::Excluded(after), Bound::Unbounded)).map(|(_, version)| version);
+    let items: Vec<_> = rest.by_ref().take(page.limit as usize).cloned().collect();
     let next = rest.next().is_some().then(|| items.last().map(|version| version.number.to_string())).flatten();
     let items: Vec<Value> = items
         .iter()

@@ -1,11 +1,12 @@
 //! `POST /v1/models/{name}/predict`: rows straight into a buffer of floats, answers straight into bytes.
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 
 use super::error::{ApiError, Code};
+use super::extract::Path;
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::Fault;
@@ -76,7 +77,7 @@ pub(super) async fn predict(
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
     let answering = version.clone();
-    let parse = move || -> Result<(Rows, Question), ApiError> {
+    let mut parse = move || -> Result<(Rows, Question), ApiError> {
         let mut rows = Rows::default();
         match dialect {
             Dialect::Json => {

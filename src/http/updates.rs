@@ -1,11 +1,12 @@
 //! `POST /v1/models/{name}/updates`.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 
 use super::error::{ApiError, Code};
+use super::extract::Path;
 use super::predict::{Dialect, off_thread, push_rows};
 use super::wire::{Fields, refuse};
 use super::{App, extract};

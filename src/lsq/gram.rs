@@ -23,6 +23,8 @@ pub(super) struct Scan {
     pub(super) log_weight: f64,
     /// Predictors that hold one value only (with an intercept), or zeros only (without).
     pub(super) constant: Vec<bool>,
+    /// Predictors that an estimator holds where they are: they take no part in solving.
+    pub(super) held: Vec<bool>,
     /// Gram matrix of the p predictors in coordinates, both triangles.
     pub(super) gram: Mat<f64>,
     /// Predictors against responses, p×q.
@@ -79,7 +81,7 @@ pub(super) fn scan(source: &mut dyn RowSource, intercept: bool) -> Result<Scan, 
 }
 
 /// Shift and scale of every column of (X, Y) by the first block, and its first row, against which "constant" is judged.
-fn provisional(block: &Block<'_>, intercept: bool) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+pub(super) fn provisional(block: &Block<'_>, intercept: bool) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let columns = (0..block.design.ncols()).map(|index| column(block.design, index));
     let responses = (0..block.response.ncols()).map(|index| column(block.response, index));
     let (mut shift, mut scale, mut opening) = (Vec::new(), Vec::new(), Vec::new());
@@ -223,5 +225,5 @@ fn finish(
     let constant = (0..predictors).map(|index| !total.varied[index] && (intercept || opening[index] == 0.0)).collect();
     let coordinates =
         Coordinates { intercept, centre: centre[..predictors].to_vec(), scale: own_scale, response_centre: centre[predictors..].to_vec() };
-    Ok(Scan { coordinates, rows: total.rows, weight, log_weight: total.log_weight, constant, gram, cross })
+    Ok(Scan { coordinates, rows: total.rows, weight, log_weight: total.log_weight, constant, held: vec![false; predictors], gram, cross })
 }

@@ -39,5 +39,5 @@ mod refine;
 
 pub use error::Error;
 pub use ordinary::{Fit, Statistics, fit};
-pub use problem::{Block, Matrices, RowSource, Solver, Specification};
+pub use problem::{Block, Matrices, Row, RowSource, Solver, Specification};
 pub use recursive::Information;

@@ -1,5 +1,5 @@
 //! Ordinary, weighted and ridge least squares over rows that are visited again and again and never held: minimise
-//! Σ wᵢ(yᵢ − β₀ − xᵢᵀβ)² + penalty·‖β‖².
+//! Σ wᵢ(yᵢ − α − xᵢᵀβ)² + penalty·‖β − β₀‖².
 //!
 //! 1. One pass forms the Gram matrix (`gram`), and its Cholesky factor is the preconditioner if the condition estimate allows it;
 //!    otherwise a second pass factors the rows themselves (`qr`), with column pivoting.
@@ -101,11 +101,74 @@ pub struct Statistics {
 ///
 /// # Errors
 /// See [`Error`]; rank deficiency is not one.
-pub fn fit(source: &mut dyn RowSource, specification: &Specification) -> Result<Fit, Error> {
+pub fn fit(source: &mut dyn RowSource, specification: &Specification<'_>) -> Result<Fit, Error> {
     let scan = gram::scan(source, specification.intercept)?;
     let start = Preconditioner::choose(source, &scan, specification)?;
     let solution = solve(source, &scan, specification, start)?;
-    conclude(&scan, specification, solution)
+    conclude(&scan, specification, solution, None)
+}
+
+/// Coefficients that another estimator found.
+pub(super) struct Given<'a> {
+    /// p×q, raw.
+    pub(super) slopes: MatRef<'a, f64>,
+    /// q; ignored without an intercept.
+    pub(super) intercepts: &'a [f64],
+    /// Predictors that take part; the others are held at their value.
+    pub(super) active: &'a [bool],
+    /// Parameters the estimator is to be charged with, the intercept counted.
+    pub(super) effective_parameters: f64,
+}
+
+/// The fit whose coefficients are given, its figures and its information those of the active predictors under `specification`.
+pub(super) fn around(source: &mut dyn RowSource, specification: &Specification<'_>, given: &Given<'_>) -> Result<Fit, Error> {
+    let mut scan = gram::scan(source, specification.intercept)?;
+    scan.held = given.active.iter().map(|active| !active).collect();
+    let start = Preconditioner::choose(source, &scan, specification)?;
+    let mut solution = solve(source, &scan, specification, start)?;
+    // Residuals at the given coefficients, over all columns: a held one need not be zero.
+    let coordinates = &scan.coordinates;
+    let order: Vec<usize> = (0..coordinates.width()).collect();
+    let mut coefficients = DoubleMatrix::zeros(order.len(), coordinates.responses());
+    let level = given_level(coordinates, given);
+    for response in 0..coordinates.responses() {
+        for &system in &order {
+            let value = match coordinates.column(system) {
+                SystemColumn::Ones => level[response] - Double::from(coordinates.response_centre[response]),
+                SystemColumn::Predictor(predictor) => Double::from(given.slopes[(predictor, response)] / coordinates.scale[predictor]),
+            };
+            coefficients.set(system, response, value);
+        }
+    }
+    let task = Task {
+        coordinates,
+        order: &order,
+        dependent: &[],
+        whiten: None,
+        coefficients: &coefficients,
+        precise_whitening: false,
+        precise_residuals: true,
+    };
+    let outcome = refine::pass(source, &task)?;
+    solution.outcome.residual_squares = outcome.residual_squares;
+    solution.precise = true;
+    conclude(&scan, specification, solution, Some(given))
+}
+
+/// The prediction at the centre: intercept + Σcβ.
+fn given_level(coordinates: &Coordinates, given: &Given<'_>) -> Vec<Double> {
+    (0..coordinates.responses())
+        .map(|response| {
+            let mut level = Double::ZERO;
+            if coordinates.intercept {
+                level = Double::from(given.intercepts[response]);
+                for predictor in 0..coordinates.predictors() {
+                    level += Double::product(coordinates.centre[predictor], given.slopes[(predictor, response)]);
+                }
+            }
+            level
+        })
+        .collect()
 }
 
 /// An order of columns and an approximate triangular factor of them.
@@ -126,15 +189,15 @@ struct Preconditioner {
 }
 
 impl Preconditioner {
-    fn choose(source: &mut dyn RowSource, scan: &Scan, specification: &Specification) -> Result<Self, Error> {
+    fn choose(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<'_>) -> Result<Self, Error> {
         let coordinates = &scan.coordinates;
         let varying: Vec<usize> =
-            (0..coordinates.predictors()).filter(|place| !scan.constant[*place]).map(|place| coordinates.place(place)).collect();
+            (0..coordinates.predictors()).filter(|place| !scan.constant[*place] && !scan.held[*place]).map(|place| coordinates.place(place)).collect();
         let ones = coordinates.intercept.then_some(0);
         let columns: Vec<usize> = ones.into_iter().chain(varying).collect();
         if matches!(specification.solver, Solver::Auto | Solver::Cholesky) {
             let limit = if specification.solver == Solver::Auto { GRAM_CONDITION } else { 1e7 };
-            match Self::from_gram(scan, specification.penalty, &columns) {
+            match Self::from_gram(scan, specification, &columns) {
                 Some(found) if found.condition <= limit => return Ok(found),
                 _ if specification.solver == Solver::Cholesky => {
                     return Err(Error::Solver("the problem is too ill-conditioned for `cholesky`: ask for `auto`, `qr` or `exact`"));
@@ -146,8 +209,9 @@ impl Preconditioner {
     }
 
     /// By Cholesky factorisation of the Gram matrix; `None` where it is not positive definite.
-    fn from_gram(scan: &Scan, penalty: f64, columns: &[usize]) -> Option<Self> {
+    fn from_gram(scan: &Scan, specification: &Specification<'_>, columns: &[usize]) -> Option<Self> {
         let coordinates = &scan.coordinates;
+        let penalty = specification.penalty;
         #[allow(clippy::cast_possible_truncation)]
         if penalty == 0.0 && columns.len() as u64 > scan.rows {
             return None;
@@ -184,7 +248,10 @@ impl Preconditioner {
         let condition = condition(&triangle, &inverse, None);
         let responses = coordinates.responses();
         let mut first = Mat::zeros(columns.len(), responses);
-        let right = Mat::from_fn(size, responses, |i, j| scan.cross[(slopes[i], j)]);
+        let right = Mat::from_fn(size, responses, |i, j| {
+            let scale = coordinates.scale[slopes[i]];
+            scan.cross[(slopes[i], j)] + specification.prior.map_or(0.0, |prior| penalty * scale * prior[(slopes[i], j)])
+        });
         let slopes_inverse = inverse.submatrix(ones, ones, size, size);
         let solved = slopes_inverse * (slopes_inverse.transpose() * right);
         first.submatrix_mut(ones, 0, size, responses).copy_from(&solved);
@@ -203,7 +270,7 @@ impl Preconditioner {
     fn from_rows(
         source: &mut dyn RowSource,
         coordinates: &Coordinates,
-        specification: &Specification,
+        specification: &Specification<'_>,
         columns: &[usize],
     ) -> Result<Self, Error> {
         let triangle = qr::triangle(source, coordinates, columns, specification.penalty)?;
@@ -317,7 +384,7 @@ struct Solution {
     precise: bool,
 }
 
-fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification, mut basis: Preconditioner) -> Result<Solution, Error> {
+fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<'_>, mut basis: Preconditioner) -> Result<Solution, Error> {
     let coordinates = &scan.coordinates;
     let responses = coordinates.responses();
     #[allow(clippy::cast_precision_loss)]
@@ -358,7 +425,7 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification,
             if let Some(place) = outcome.residual_squares.iter().position(|square| !square.to_f64().is_finite()) {
                 return Err(if outcome.raw_squares.get(place).is_some_and(|square| square.is_nan()) { Error::NonFinite } else { Error::Overflow });
             }
-            penalise(&mut outcome, &task, &basis.inverse, specification.penalty);
+            penalise(&mut outcome, &task, &basis.inverse, specification);
             let mut improve = None;
             let factor = match &lower {
                 Some(lower) => lower.clone(),
@@ -412,7 +479,8 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification,
 }
 
 /// Adds what the penalty contributes to G and to the gradient.
-fn penalise(outcome: &mut Outcome, task: &Task<'_>, inverse: &Mat<f64>, penalty: f64) {
+fn penalise(outcome: &mut Outcome, task: &Task<'_>, inverse: &Mat<f64>, specification: &Specification<'_>) {
+    let penalty = specification.penalty;
     if penalty == 0.0 {
         return;
     }
@@ -429,7 +497,9 @@ fn penalise(outcome: &mut Outcome, task: &Task<'_>, inverse: &Mat<f64>, penalty:
             }
         }
         for response in 0..coordinates.responses() {
-            let pulled = outcome.gradient.get(place, response) - task.coefficients.get(place, response) * own;
+            // In the system's coordinates the prior is w₀/s; the division is exact.
+            let prior = specification.prior.map_or(0.0, |prior| prior[(predictor, response)] / coordinates.scale[predictor]);
+            let pulled = outcome.gradient.get(place, response) - (task.coefficients.get(place, response) - Double::from(prior)) * own;
             outcome.gradient.set(place, response, pulled);
         }
     }
@@ -563,7 +633,7 @@ fn ratio(step: f64, size: f64) -> f64 {
 }
 
 /// Figures and information of a solved problem.
-fn conclude(scan: &Scan, specification: &Specification, solution: Solution) -> Result<Fit, Error> {
+fn conclude(scan: &Scan, specification: &Specification<'_>, solution: Solution, given: Option<&Given<'_>>) -> Result<Fit, Error> {
     let coordinates = &scan.coordinates;
     let Solution { basis, lower, coefficients, outcome, largest_leverage, error, precise } = solution;
     let (predictors, responses) = (coordinates.predictors(), coordinates.responses());
@@ -582,6 +652,7 @@ fn conclude(scan: &Scan, specification: &Specification, solution: Solution) -> R
             SystemColumn::Predictor(predictor) => 1.0 - penalty * coordinates.scale[predictor].powi(2) * diagonal(place),
         })
         .sum();
+    let spent = given.map_or(spent, |given| given.effective_parameters);
     #[allow(clippy::cast_precision_loss)]
     let rows = scan.rows as f64;
     let degrees = (rows - spent).max(0.0);
@@ -605,9 +676,19 @@ fn conclude(scan: &Scan, specification: &Specification, solution: Solution) -> R
         drop_rounding(&mut slopes, coordinates);
     }
 
-    let mut intercepts = Vec::new();
     for (response, level) in level.iter_mut().enumerate() {
         *level += Double::from(coordinates.response_centre[response]);
+    }
+    if let Some(given) = given {
+        level = given_level(coordinates, given);
+        for response in 0..responses {
+            for predictor in 0..predictors {
+                slopes.set(predictor, response, Double::from(given.slopes[(predictor, response)]));
+            }
+        }
+    }
+    let mut intercepts = Vec::new();
+    for (response, level) in level.iter_mut().enumerate() {
         let mut intercept = *level;
         let mut size = level.hi.abs();
         for predictor in 0..predictors {
@@ -652,7 +733,7 @@ fn conclude(scan: &Scan, specification: &Specification, solution: Solution) -> R
             variance_inflation[predictor] = diagonal(place) * scan.gram[(predictor, predictor)];
         }
     }
-    let deficient = !basis.dependent.is_empty() || scan.constant.iter().any(|constant| *constant);
+    let deficient = !basis.dependent.is_empty() || scan.constant.iter().zip(&scan.held).any(|(constant, held)| *constant && !held);
     let condition_number = if deficient { f64::INFINITY } else { raw_condition(&basis, &root, &lower, coordinates) };
     let triangle = null.whole_triangle(&basis, &lower, coordinates, scan);
     let origin = Origin {
@@ -660,7 +741,8 @@ fn conclude(scan: &Scan, specification: &Specification, solution: Solution) -> R
         centre: coordinates.centre.clone(),
         scale: coordinates.scale.clone(),
         level: level.iter().map(|level| level.to_f64()).collect(),
-        slopes: Mat::from_fn(predictors, responses, |row, column| slopes.get(row, column).to_f64()),
+        slopes: Mat::from_fn(predictors, responses, |row, column| slopes.get(row, column).hi),
+        slopes_low: Mat::from_fn(predictors, responses, |row, column| slopes.get(row, column).lo),
         intercepts,
         slope_roots,
         intercept_root,
@@ -942,6 +1024,17 @@ impl NullSpace {
             }
         }
         let constant: Vec<usize> = (0..coordinates.predictors()).filter(|predictor| scan.constant[*predictor]).collect();
+        // A held predictor is as if known for certain: it has no leverage, and does not move.
+        let held: Vec<usize> = (0..coordinates.predictors()).filter(|predictor| scan.held[*predictor] && !scan.constant[*predictor]).collect();
+        if !held.is_empty() {
+            let mut more = Mat::zeros(size + held.len(), width);
+            more.subrows_mut(0, size).copy_from(&stacked);
+            for (index, &predictor) in held.iter().enumerate() {
+                more[(size + index, coordinates.place(predictor))] = 1e8 * scan.weight.sqrt();
+            }
+            stacked = more;
+        }
+        let known = stacked.nrows();
         let unknown = self.vectors.ncols() + constant.len();
         if unknown == 0 {
             return qr::factor(stacked.as_ref());
@@ -963,11 +1056,11 @@ impl NullSpace {
             .map(|row| (0..width).map(|column| directions[(row, column)].powi(2)).sum::<f64>().sqrt())
             .fold(f64::MIN_POSITIVE, f64::max);
         let weight = 1e-8 * scan.weight.sqrt() / largest;
-        let mut whole = Mat::zeros(size + unknown, width);
-        whole.subrows_mut(0, size).copy_from(&stacked);
+        let mut whole = Mat::zeros(known + unknown, width);
+        whole.subrows_mut(0, known).copy_from(&stacked);
         for row in 0..unknown {
             for column in 0..width {
-                whole[(size + row, column)] = weight * directions[(row, column)];
+                whole[(known + row, column)] = weight * directions[(row, column)];
             }
         }
         qr::factor(whole.as_ref())

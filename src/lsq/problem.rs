@@ -25,6 +25,33 @@ impl Block<'_> {
     }
 }
 
+/// One row of X.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// p values.
+    pub high: &'a [f64],
+    /// What rounding them to floats left behind, where it is known.
+    pub low: Option<&'a [f64]>,
+}
+
+impl<'a> From<&'a [f64]> for Row<'a> {
+    fn from(high: &'a [f64]) -> Self {
+        Self { high, low: None }
+    }
+}
+
+impl<'a> From<&'a Vec<f64>> for Row<'a> {
+    fn from(high: &'a Vec<f64>) -> Self {
+        Self { high, low: None }
+    }
+}
+
+impl<'a, const P: usize> From<&'a [f64; P]> for Row<'a> {
+    fn from(high: &'a [f64; P]) -> Self {
+        Self { high, low: None }
+    }
+}
+
 /// Where rows come from. A fit visits them several times, in the same order each time, and never holds them all.
 pub trait RowSource {
     /// p, the columns of X.
@@ -124,18 +151,20 @@ impl Solver {
 }
 
 /// What is asked of a fit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Specification {
+#[derive(Clone, Copy, Debug)]
+pub struct Specification<'a> {
     /// Whether there is an intercept, which is never penalised.
     pub intercept: bool,
-    /// Ridge penalty ≥ 0: ‖y − Xw‖² + penalty·‖w‖².
+    /// Ridge penalty ≥ 0: ‖y − Xw‖² + penalty·‖w − w₀‖².
     pub penalty: f64,
+    /// w₀, p×q, towards which the penalty pulls; zero when there is none.
+    pub prior: Option<MatRef<'a, f64>>,
     /// How to solve it.
     pub solver: Solver,
 }
 
-impl Default for Specification {
+impl Default for Specification<'_> {
     fn default() -> Self {
-        Self { intercept: true, penalty: 0.0, solver: Solver::Auto }
+        Self { intercept: true, penalty: 0.0, prior: None, solver: Solver::Auto }
     }
 }

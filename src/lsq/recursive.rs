@@ -16,6 +16,8 @@ use std::sync::OnceLock;
 use faer::{Mat, MatRef};
 
 use super::Error;
+use super::double_double::Double;
+use super::problem::Row;
 
 /// The coefficients a fit found, in the coordinates in which learning goes on.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Origin {
     pub(super) level: Vec<f64>,
     /// Raw slopes, p×q.
     pub(super) slopes: Mat<f64>,
+    /// What rounding them to floats left behind, p×q: rows that are known better than to a float are answered better too.
+    pub(super) slopes_low: Mat<f64>,
     /// Raw intercepts, q; empty without an intercept.
     pub(super) intercepts: Vec<f64>,
     /// √ of the diagonal of (XᵀX + penalty)⁻¹, raw, p: computed with more care than R would give them.
@@ -68,6 +72,9 @@ pub struct Information {
     spent: f64,
     maximum_leverage: f64,
     updates: u64,
+    /// Covariances of the coefficients in the system's coordinates, one a response, where they are not s²(X̃ᵀX̃)⁻¹; given up at the first
+    /// update, which knows nothing of them.
+    covariance: Vec<Mat<f64>>,
     current: OnceLock<Current>,
 }
 
@@ -110,6 +117,7 @@ impl Information {
             spent: spent - rank_as_float,
             maximum_leverage,
             updates: 0,
+            covariance: Vec::new(),
             current: OnceLock::new(),
             origin,
         };
@@ -117,7 +125,8 @@ impl Information {
     }
 
     fn is_finite(&self) -> bool {
-        let slopes = self.origin.slopes.col_iter().all(|column| column.iter().all(|value| value.is_finite()));
+        let finite = |matrix: &Mat<f64>| matrix.col_iter().all(|column| column.iter().all(|value| value.is_finite()));
+        let slopes = finite(&self.origin.slopes) && finite(&self.origin.slopes_low);
         let lists = [
             &self.triangle,
             &self.moments,
@@ -130,15 +139,57 @@ impl Information {
             &self.origin.slope_roots,
         ];
         slopes
+            && self.covariance.iter().all(finite)
             && lists.into_iter().flatten().all(|value| value.is_finite())
             && self.maximum_leverage.is_finite()
             && self.effective.is_finite()
             && self.origin.intercept_root.is_finite()
     }
 
+    /// Puts another covariance of the coefficients (m×m in the system's coordinates, one a response) in the place of s²(X̃ᵀX̃)⁻¹.
+    pub(super) fn set_covariance(&mut self, covariance: Vec<Mat<f64>>) -> Result<(), Error> {
+        self.covariance = covariance;
+        if self.is_finite() { Ok(()) } else { Err(Error::Overflow) }
+    }
+
+    /// Puts another residual variance (q) in the place of RSS over the degrees of freedom.
+    pub(super) fn set_residual_variance(&mut self, variance: &[f64]) {
+        let degrees = self.degrees_of_freedom();
+        self.residual = variance.iter().map(|variance| variance * degrees).collect();
+    }
+
+    /// The variance of the mean response at x (p) for each response, from the leverage of x where the covariance is s²(X̃ᵀX̃)⁻¹.
+    #[must_use]
+    pub fn mean_variances<'r>(&self, x: impl Into<Row<'r>>, leverage: f64, residual_variance: &[f64]) -> Vec<f64> {
+        if self.covariance.is_empty() {
+            return residual_variance.iter().map(|variance| variance * leverage).collect();
+        }
+        let mut row = Vec::new();
+        self.system_row(x.into().high, &mut row);
+        self.covariance.iter().map(|covariance| quadratic_form(covariance, &row)).collect()
+    }
+
     /// m: the predictors, and the intercept if there is one.
     fn width(&self) -> usize {
         self.origin.width()
+    }
+
+    /// The coordinates in which learning goes on, and the coefficients of the fit.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// R, m×m.
+    pub(super) fn triangle(&self) -> Mat<f64> {
+        let width = self.width();
+        let mut cells = self.triangle.iter();
+        let mut triangle = Mat::zeros(width, width);
+        for row in 0..width {
+            for column in row..width {
+                triangle[(row, column)] = cells.next().copied().unwrap_or(0.0);
+            }
+        }
+        triangle
     }
 
     /// p.
@@ -256,27 +307,42 @@ impl Information {
     }
 
     /// Predicts one row x (p) for all responses (q).
-    pub fn predict(&self, x: &[f64], predicted: &mut [f64]) {
-        let current = self.current();
+    pub fn predict<'r>(&self, x: impl Into<Row<'r>>, predicted: &mut [f64]) {
+        let (x, current) = (x.into(), self.current());
         for (response, predicted) in predicted.iter_mut().enumerate() {
-            let slopes = current.slopes.col_as_slice(response);
-            let sum = x.iter().zip(&self.origin.centre).zip(slopes).fold(0.0, |sum, ((x, centre), slope)| sum + (x - centre) * slope);
-            *predicted = current.level[response] + sum;
+            *predicted = self.level_and_slopes(x, response, current.level[response], &current.slopes);
         }
     }
 
+    /// level + Σ(x − c)β for one response.
+    fn level_and_slopes(&self, x: Row<'_>, response: usize, level: f64, slopes: &Mat<f64>) -> f64 {
+        let slopes = slopes.col_as_slice(response);
+        let centre = &self.origin.centre;
+        let Some(low) = x.low else {
+            return level + x.high.iter().zip(centre).zip(slopes).fold(0.0, |sum, ((x, centre), slope)| sum + (x - centre) * slope);
+        };
+        // Powers cancel in a high-degree polynomial: x and β are doubles, and so is their sum.
+        let mut sum = Double::from(level);
+        for (place, slope_low) in self.origin.slopes_low.col_as_slice(response).iter().enumerate() {
+            let distance = Double::sum(x.high[place], -centre[place]) + Double::from(low[place]);
+            sum += distance * Double::sum(slopes[place], *slope_low);
+        }
+        sum.to_f64()
+    }
+
     /// What each predictor of x (p) adds to the baseline of a response: (x − c)·β.
-    pub fn contributions(&self, response: usize, x: &[f64], parts: &mut [f64]) {
+    pub fn contributions<'r>(&self, response: usize, x: impl Into<Row<'r>>, parts: &mut [f64]) {
+        let x = x.into();
         let slopes = self.current().slopes.col_as_slice(response);
-        for (((part, x), centre), slope) in parts.iter_mut().zip(x).zip(&self.origin.centre).zip(slopes) {
+        for (((part, x), centre), slope) in parts.iter_mut().zip(x.high).zip(&self.origin.centre).zip(slopes) {
             *part = (x - centre) * slope;
         }
     }
 
     /// h = x̃ᵀ(X̃ᵀX̃ + penalty)⁻¹x̃ of a row x (p), by forward substitution with Rᵀ.
     #[must_use]
-    pub fn leverage(&self, x: &[f64], scratch: &mut Vec<f64>) -> f64 {
-        self.system_row(x, scratch);
+    pub fn leverage<'r>(&self, x: impl Into<Row<'r>>, scratch: &mut Vec<f64>) -> f64 {
+        self.system_row(x.into().high, scratch);
         self.squared_norm_whitened(scratch)
     }
 
@@ -312,6 +378,17 @@ impl Information {
     /// Standard errors of the intercept (q; empty without one) and of the slopes (p×q); NaN where no degrees of freedom are left.
     #[must_use]
     pub fn std_errors(&self) -> (Vec<f64>, Mat<f64>) {
+        if !self.covariance.is_empty() {
+            let ones = usize::from(self.origin.intercept);
+            let mut origin = Vec::new();
+            self.system_row(&vec![0.0; self.predictors()], &mut origin);
+            let intercepts = self.covariance.iter().map(|covariance| quadratic_form(covariance, &origin).sqrt());
+            let intercepts = if self.origin.intercept { intercepts.collect() } else { Vec::new() };
+            let slopes = Mat::from_fn(self.predictors(), self.covariance.len(), |row, response| {
+                self.covariance[response][(ones + row, ones + row)].max(0.0).sqrt() * self.origin.scale[row]
+            });
+            return (intercepts, slopes);
+        }
         let deviations: Vec<f64> = self.residual_variance().iter().map(|variance| variance.sqrt()).collect();
         let (roots, intercept_root) = self.unscaled_std_errors();
         let intercepts =
@@ -347,18 +424,22 @@ impl Information {
     ///
     /// # Errors
     /// A number is too large or not finite; nothing was changed.
-    pub fn update(&mut self, x: &[f64], y: &[f64], weight: f64, forgetting_factor: f64, innovations: &mut [f64]) -> Result<(), Error> {
+    pub fn update<'r>(
+        &mut self,
+        x: impl Into<Row<'r>>,
+        y: &[f64],
+        weight: f64,
+        forgetting_factor: f64,
+        innovations: &mut [f64],
+    ) -> Result<(), Error> {
+        let x = x.into();
         let (width, responses) = (self.width(), self.responses());
         let mut row = Vec::with_capacity(width);
-        self.system_row(x, &mut row);
+        self.system_row(x.high, &mut row);
         // Against the origin, whose coefficients do not move: the same numbers live and at replay.
-        let mut rest: Vec<f64> = (0..responses)
-            .map(|response| {
-                let slopes = self.origin.slopes.col_as_slice(response);
-                let sum = x.iter().zip(&self.origin.centre).zip(slopes).fold(0.0, |sum, ((x, centre), slope)| sum + (x - centre) * slope);
-                y[response] - (self.origin.level[response] + sum)
-            })
-            .collect();
+        let origin = &self.origin;
+        let mut rest: Vec<f64> =
+            (0..responses).map(|response| y[response] - self.level_and_slopes(x, response, origin.level[response], &origin.slopes)).collect();
         let root = weight.sqrt();
         if !row.iter().chain(&rest).all(|value| value.abs() * root.max(1.0) < LARGEST) {
             return Err(Error::Overflow);
@@ -367,9 +448,7 @@ impl Information {
         if let Some(current) = self.current.get() {
             // Exactly what a prediction would have said.
             for (response, innovation) in innovations.iter_mut().enumerate() {
-                let slopes = current.slopes.col_as_slice(response);
-                let sum = x.iter().zip(&self.origin.centre).zip(slopes).fold(0.0, |sum, ((x, centre), slope)| sum + (x - centre) * slope);
-                *innovation = y[response] - (current.level[response] + sum);
+                *innovation = y[response] - self.level_and_slopes(x, response, current.level[response], &current.slopes);
             }
         } else {
             let current = self.solve();
@@ -395,6 +474,7 @@ impl Information {
             self.effective += 1.0;
         }
         self.updates += 1;
+        self.covariance.clear();
         self.current = OnceLock::new();
         Ok(())
     }
@@ -464,17 +544,19 @@ impl Information {
     pub fn encode(&self) -> Vec<u8> {
         let origin = &self.origin;
         let mut bytes = vec![LAYOUT, u8::from(origin.intercept)];
-        for whole in [self.predictors() as u64, self.responses() as u64, self.observations, self.rank as u64, self.updates] {
+        for whole in [self.predictors() as u64, self.responses() as u64, self.observations, self.rank as u64, self.updates, self.covariance.len() as u64] {
             bytes.extend_from_slice(&whole.to_le_bytes());
         }
         let slopes: Vec<f64> = origin.slopes.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
         let single = [self.effective, self.spent, self.maximum_leverage, origin.intercept_root];
-        let lists: [&[f64]; 11] = [
+        let slopes_low: Vec<f64> = origin.slopes_low.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
+        let lists: [&[f64]; 12] = [
             &single,
             &origin.centre,
             &origin.scale,
             &origin.level,
             &slopes,
+            &slopes_low,
             &origin.intercepts,
             &origin.slope_roots,
             &self.triangle,
@@ -483,6 +565,9 @@ impl Information {
             &self.anchor,
         ];
         for value in lists.into_iter().flatten() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        for value in self.covariance.iter().flat_map(|covariance| covariance.col_iter()).flat_map(|column| column.iter().copied()) {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
         bytes
@@ -508,6 +593,10 @@ impl Information {
         let observations = u64::from_le_bytes(word()?);
         let rank = usize::try_from(u64::from_le_bytes(word()?)).map_err(|_| Error::Encoding)?;
         let updates = u64::from_le_bytes(word()?);
+        let covariances = usize::try_from(u64::from_le_bytes(word()?)).map_err(|_| Error::Encoding)?;
+        if covariances != 0 && covariances != responses {
+            return Err(Error::Encoding);
+        }
         let width = predictors.checked_add(usize::from(intercept)).ok_or(Error::Encoding)?;
         // Sizes are held against what is there before anything is allocated.
         let cells = |rows: usize, columns: usize| rows.checked_mul(columns).filter(|cells| *cells <= bytes.len() / 8).ok_or(Error::Encoding);
@@ -517,6 +606,7 @@ impl Information {
             predictors,
             predictors,
             responses,
+            cells(predictors, responses)?,
             cells(predictors, responses)?,
             if intercept { responses } else { 0 },
             predictors,
@@ -533,19 +623,35 @@ impl Information {
             }
             lists.push(list);
         }
+        let mut covariance = Vec::new();
+        if covariances > 0 {
+            cells(cells(width, width)?, covariances)?;
+            for _ in 0..covariances {
+                let mut matrix = Mat::zeros(width, width);
+                for column in 0..width {
+                    for row in 0..width {
+                        matrix[(row, column)] = f64::from_le_bytes(word()?);
+                    }
+                }
+                covariance.push(matrix);
+            }
+        }
         if !rest.is_empty() || rank > width {
             return Err(Error::Encoding);
         }
         let mut lists = lists.into_iter();
         let mut next = || lists.next().ok_or(Error::Encoding);
         let single = next()?;
-        let (centre, scale, level, slopes, intercepts, slope_roots) = (next()?, next()?, next()?, next()?, next()?, next()?);
+        let (centre, scale, level, slopes, slopes_low) = (next()?, next()?, next()?, next()?, next()?);
+        let (intercepts, slope_roots) = (next()?, next()?);
+        let matrix = |list: &[f64]| Mat::from_fn(predictors, responses, |row, column| list[column * predictors + row]);
         let origin = Origin {
             intercept,
             centre,
             scale,
             level,
-            slopes: Mat::from_fn(predictors, responses, |row, column| slopes[column * predictors + row]),
+            slopes: matrix(&slopes),
+            slopes_low: matrix(&slopes_low),
             intercepts,
             slope_roots,
             intercept_root: single[3],
@@ -563,10 +669,17 @@ impl Information {
             spent: single[1],
             maximum_leverage: single[2],
             updates,
+            covariance,
             current: OnceLock::new(),
         };
         if information.is_finite() { Ok(information) } else { Err(Error::Encoding) }
     }
+}
+
+/// vᵀMv, not below zero.
+fn quadratic_form(matrix: &Mat<f64>, vector: &[f64]) -> f64 {
+    let product = matrix * faer::ColRef::from_slice(vector);
+    product.iter().zip(vector).map(|(product, cell)| product * cell).sum::<f64>().max(0.0)
 }
 
 impl Origin {

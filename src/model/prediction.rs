@@ -5,7 +5,7 @@
 //! observation of weight 1). Draper & Smith, *Applied Regression Analysis*, 3rd ed., §3.1.
 
 use super::State;
-use crate::features::Design;
+use crate::features::{Design, RowBuffer};
 use crate::lsq::inference::student_t_quantile;
 
 /// What an interval is about.
@@ -48,21 +48,21 @@ pub struct Answer {
 /// Leverage above the largest training leverage by rounding alone is not extrapolation.
 const ROUNDING: f64 = 1e-9;
 
-/// Answers rows of cells (n×m, one cell a feature).
+/// Answers n rows of cells (n×m, one cell a feature; m is 0 for a model of the intercept alone).
 #[must_use]
-pub fn answer(state: &State, design: &Design, cells: &[f64], question: Question) -> Answer {
+pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], question: Question) -> Answer {
     let information = state.information();
     let (inputs, responses) = (design.features().len(), information.responses());
-    let rows = cells.len().checked_div(inputs).unwrap_or(0);
     let mut answer = Answer { predictions: vec![0.0; rows * responses], ..Answer::default() };
     let degrees = information.degrees_of_freedom();
     let variance = if question.interval.is_some() { information.residual_variance() } else { Vec::new() };
     let quantile = question.interval.map_or(f64::NAN, |(_, level)| if degrees > 0.0 { student_t_quantile(level, degrees) } else { f64::NAN });
     let ceiling = information.maximum_leverage() * (1.0 + ROUNDING) + f64::EPSILON;
-    let mut design_row = Vec::new();
+    let mut design_row = RowBuffer::default();
     let mut scratch = Vec::new();
     let mut parts = vec![0.0; if question.explain { design.width() } else { 0 }];
-    for (row, cells) in cells.chunks_exact(inputs.max(1)).enumerate() {
+    for row in 0..rows {
+        let cells = &cells[row * inputs..(row + 1) * inputs];
         let x = design.row(cells, &mut design_row);
         let predicted = &mut answer.predictions[row * responses..(row + 1) * responses];
         information.predict(x, predicted);
@@ -77,8 +77,9 @@ pub fn answer(state: &State, design: &Design, cells: &[f64], question: Question)
                     IntervalKind::Confidence => 0.0,
                     IntervalKind::Prediction => 1.0,
                 };
-                for (&predicted, &variance) in predicted.iter().zip(&variance) {
-                    let half = quantile * (variance * (own + leverage)).sqrt();
+                let means = information.mean_variances(x, leverage, &variance);
+                for ((&predicted, &variance), mean) in predicted.iter().zip(&variance).zip(means) {
+                    let half = quantile * variance.mul_add(own, mean).sqrt();
                     answer.lower.push(predicted - half);
                     answer.upper.push(predicted + half);
                 }

@@ -5,7 +5,7 @@
 
 use super::version::{FitRecord, TargetRecord, finite};
 use crate::lsq::inference::f_p;
-use crate::lsq::{self, Information};
+use crate::lsq::{self, Information, Row};
 
 /// Weighted moments of one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -66,7 +66,7 @@ impl State {
     /// The result would not be finite; the state is as it was.
     pub fn learn(
         &mut self,
-        row: &[f64],
+        row: Row<'_>,
         response: &[f64],
         weight: f64,
         forgetting_factor: f64,

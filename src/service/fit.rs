@@ -376,11 +376,12 @@ impl Source<'_> {
 
     /// First pass, when there are categories: the levels that occur in complete rows, sorted (numbers by size, texts by code point).
     fn find_levels(&mut self, features: &mut [Feature]) -> Result<(), ServiceError> {
-        if features.iter().all(|feature| feature.encoding == Encoding::Identity) {
+        let categorical = |feature: &Feature| matches!(feature.encoding, Encoding::Onehot { .. });
+        if !features.iter().any(categorical) {
             return Ok(());
         }
         let mut found = vec![BTreeSet::new(); features.len()];
-        let kinds: Vec<bool> = features.iter().map(|feature| feature.encoding != Encoding::Identity).collect();
+        let kinds: Vec<bool> = features.iter().map(categorical).collect();
         self.frames(|frame, _| {
             for (index, levels) in found.iter_mut().enumerate().filter(|(index, _)| kinds[*index]) {
                 features::levels_of_complete_rows(&frame.columns, index, levels).map_err(block_error)?;
@@ -434,7 +435,7 @@ impl RowSource for Source<'_> {
                 if block.rows() == 0 {
                     continue;
                 }
-                let rows = lsq::Block { design: block.design(), design_low: None, response: block.response(), weights: block.weights() };
+                let rows = lsq::Block { design: block.design(), design_low: block.design_low(), response: block.response(), weights: block.weights() };
                 if let Err(error) = visit(&rows) {
                     refused = Some(error);
                     return Err(ServiceError::Cancelled);
@@ -476,7 +477,12 @@ fn compute(runtime: &tokio::runtime::Handle, running: &Running, plan: Plan, data
     }
     let fit = lsq::fit(
         &mut source,
-        &lsq::Specification { intercept: specification.intercept, penalty: specification.estimator.penalty(), solver: specification.solver },
+        &lsq::Specification {
+            intercept: specification.intercept,
+            penalty: specification.estimator.penalty(),
+            solver: specification.solver,
+            ..lsq::Specification::default()
+        },
     )?;
     warnings.extend(warnings_of(&fit, &source, &specification));
     let document = Document {

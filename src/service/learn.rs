@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::Replayable;
 use super::catalogue::Version;
 use super::error::ServiceError;
+use crate::features::RowBuffer;
 use crate::frame::Fault;
 use crate::lsq;
 use crate::model::State;
@@ -221,7 +222,7 @@ async fn one(
 /// Buffers of [`step`].
 #[derive(Default)]
 struct Scratch {
-    design_row: Vec<f64>,
+    design_row: RowBuffer,
     innovations: Vec<f64>,
 }
 

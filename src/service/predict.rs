@@ -27,7 +27,7 @@ impl Service {
     /// The state could not be loaded, or a prediction is not finite.
     pub async fn predict(&self, version: Arc<Version>, rows: Rows, question: Question) -> Result<Predicted, ServiceError> {
         let state = version.state(&self.store).await?;
-        let answer = answer(&state, &version.design, &rows.values, question);
+        let answer = answer(&state, &version.design, rows.count, &rows.values, question);
         let targets = version.document.target.len().max(1);
         if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
             let row = place / targets;
