@@ -1,7 +1,7 @@
 //! Frames of a stored dataset to blocks of the design: X (n×p), Y (n×q) and weights (n), column by column, without the whole matrix.
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{Float64Type, Int32Type, Int64Type};
+use arrow_array::types::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use faer::MatRef;
@@ -254,4 +254,63 @@ pub fn levels_of_complete_rows(
     }
     levels.extend(found.texts.into_iter().zip(met).filter(|(_, met)| *met).map(|(text, _)| text));
     Ok(())
+}
+
+/// Rows in which no column is missing.
+fn complete_rows(arrays: &[ArrayRef]) -> impl Iterator<Item = usize> {
+    let rows = arrays.first().map_or(0, |array| array.len());
+    (0..rows).filter(|row| arrays.iter().all(|array| array.is_valid(*row)))
+}
+
+/// Adds a code for each complete row, the same for the same value of column `index`; `known` holds the codes given so far.
+///
+/// # Errors
+/// The column is of a kind that has no groups.
+pub fn codes_of_complete_rows(
+    arrays: &[ArrayRef],
+    index: usize,
+    known: &mut std::collections::HashMap<String, u32>,
+    codes: &mut Vec<u32>,
+) -> Result<(), BlockError> {
+    let array = &arrays[index];
+    let found = match array.data_type() {
+        DataType::Float64 if array.null_count() < array.len() => {
+            Levels::collect(array.as_primitive::<Float64Type>().values().iter().map(|value| format!("{:x}", value.to_bits())))
+        }
+        DataType::Timestamp(..) => {
+            Levels::collect(array.as_primitive::<TimestampMicrosecondType>().values().iter().map(i64::to_string))
+        }
+        _ => level_texts(array)?,
+    };
+    for row in complete_rows(arrays) {
+        let text = found.texts.get(found.codes[row]).ok_or(BlockError::Level)?;
+        let next = u32::try_from(known.len()).map_err(|_| BlockError::Level)?;
+        codes.push(match known.get(text) {
+            Some(code) => *code,
+            None => *known.entry(text.clone()).or_insert(next),
+        });
+    }
+    Ok(())
+}
+
+/// Adds column `index` of each complete row as a number; timestamps as microseconds since 1970.
+///
+/// # Errors
+/// The column is not one of numbers or timestamps.
+pub fn numbers_of_complete_rows(arrays: &[ArrayRef], index: usize, out: &mut Vec<f64>) -> Result<(), BlockError> {
+    let kept: Vec<usize> = complete_rows(arrays).collect();
+    let begin = out.len();
+    out.resize(begin + kept.len(), 0.0);
+    let array = &arrays[index];
+    if let DataType::Timestamp(..) = array.data_type() {
+        let values = array.as_primitive::<TimestampMicrosecondType>().values();
+        for (out, &row) in out[begin..].iter_mut().zip(&kept) {
+            #[allow(clippy::cast_precision_loss)] // exact for three centuries around 1970
+            {
+                *out = values[row] as f64;
+            }
+        }
+        return Ok(());
+    }
+    numbers(array, &kept, &mut out[begin..])
 }

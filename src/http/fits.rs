@@ -13,7 +13,10 @@ use super::{App, extract, jobs, models};
 use crate::features::Unseen;
 use crate::frame::Fault;
 use crate::lsq::Solver;
-use crate::model::{Estimator, FeatureSpecification, Online, Specification};
+use crate::model::{
+    Auto, Choice, Constraint, Covariance, Estimator, FeatureSpecification, Form, InformationKind, Online, Penalty, Prior, Specification,
+    Strength, Validation,
+};
 use crate::service::JobState;
 
 pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
@@ -43,13 +46,6 @@ pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, hea
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     Ok(response.into_response())
-}
-
-/// What the contract names and this version does not do yet: refused by name rather than ignored.
-fn unsupported(fields: &mut Fields, field: &str, faults: &mut Vec<Fault>) {
-    if fields.take(field).is_some() {
-        faults.push(Fault { pointer: format!("/{field}"), detail: format!("`{field}` is not done by this version; leave it out") });
-    }
 }
 
 fn read(body: &[u8]) -> Result<Specification, ApiError> {
@@ -96,17 +92,164 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
     });
     let unseen = unseen(&mut fields).unwrap_or_default();
     let online = fields.object("online").map_or_else(Online::default, |online| online_of(online, &mut fields.faults, &mut later));
-    match fields.take("covariance") {
-        None => {}
-        Some(Value::String(kind)) if kind == "classical" => {}
-        Some(_) => later.push(Fault { pointer: "/covariance".to_owned(), detail: "this version does `classical` only".to_owned() }),
+    let covariance = match fields.take("covariance") {
+        None => Covariance::Classical,
+        Some(Value::String(kind)) => covariance_of(&kind).unwrap_or_else(|| {
+            fields.fault("covariance", "`covariance` is classical, hc0, hc1, hc2, hc3, or an object of kind hac or cluster");
+            Covariance::Classical
+        }),
+        Some(Value::Object(map)) => sandwich_of(Fields::nested("/covariance".to_owned(), map), &mut fields.faults),
+        Some(_) => {
+            fields.fault("covariance", "`covariance` is a word or an object");
+            Covariance::Classical
+        }
+    };
+    let prior = fields.object("prior").map(|prior| prior_of(prior, &mut fields.faults));
+    let validation = fields.object("validation").and_then(|validation| validation_of(validation, &mut fields.faults));
+    let constraints = constraints_of(&mut fields);
+    let only_ols = estimator == Estimator::Ols;
+    if prior.is_some() && !only_ols {
+        fields.fault("prior", "`prior` goes with the estimator `ols`");
     }
-    for field in ["prior", "validation"] {
-        unsupported(&mut fields, field, &mut later);
+    if !constraints.is_empty() && !(only_ols && prior.is_none()) {
+        fields.fault("constraints", "`constraints` go with the estimator `ols`, without a `prior`");
+    }
+    if !constraints.is_empty() && covariance != Covariance::Classical {
+        fields.fault("covariance", "with `constraints` the covariance is `classical`");
+    }
+    if matches!(estimator, Estimator::Huber { .. } | Estimator::Bisquare { .. }) {
+        if covariance != Covariance::Classical {
+            fields.fault("covariance", "a robust estimator has a covariance of its own");
+        }
+        if target.len() > 1 {
+            fields.fault("target", "a robust estimator takes one target");
+        }
+    }
+    if target.len() > 1 && matches!(estimator, Estimator::Lasso { penalty: Penalty::Chosen(_), .. } | Estimator::ElasticNet { penalty: Penalty::Chosen(_), .. }) {
+        fields.fault("target", "a penalty is chosen for one target");
     }
     refuse(Code::InvalidRequest, fields.into_faults())?;
     refuse(Code::NotSupported, later)?;
-    Ok(Specification { dataset, target, features, weights, intercept, estimator, solver, online, unseen, serve })
+    Ok(Specification {
+        dataset,
+        target,
+        features,
+        weights,
+        intercept,
+        estimator,
+        solver,
+        online,
+        unseen,
+        serve,
+        prior,
+        validation,
+        covariance,
+        constraints,
+    })
+}
+
+fn covariance_of(kind: &str) -> Option<Covariance> {
+    Some(match kind {
+        "classical" => Covariance::Classical,
+        "hc0" => Covariance::Hc0,
+        "hc1" => Covariance::Hc1,
+        "hc2" => Covariance::Hc2,
+        "hc3" => Covariance::Hc3,
+        _ => return None,
+    })
+}
+
+/// `covariance` as an object.
+fn sandwich_of(mut fields: Fields, faults: &mut Vec<Fault>) -> Covariance {
+    let kind = fields.required_string("kind");
+    let covariance = match kind.as_str() {
+        "hac" => Covariance::Hac { lags: fields.whole("lags", 0, 1_000_000).unwrap_or_else(|| fields.lacks("lags")) },
+        "cluster" => Covariance::Cluster { column: fields.required_string("column") },
+        "" => Covariance::Classical,
+        kind => covariance_of(kind).unwrap_or_else(|| {
+            fields.fault("kind", "`kind` is classical, hc0, hc1, hc2, hc3, hac or cluster");
+            Covariance::Classical
+        }),
+    };
+    faults.extend(fields.into_faults());
+    covariance
+}
+
+fn prior_of(mut fields: Fields, faults: &mut Vec<Fault>) -> Prior {
+    let model = fields.required_string("model");
+    let version = fields.whole("version", 1, u64::MAX);
+    let strength = match fields.take("strength") {
+        Some(Value::Number(number)) if number.as_f64().is_some_and(|number| number >= 0.0 && number.is_finite()) => {
+            Strength::Number(number.as_f64().unwrap_or_default())
+        }
+        Some(Value::Object(map)) => {
+            let mut inner = Fields::nested("/prior/strength".to_owned(), map);
+            if inner.required_string("kind") != "information" {
+                inner.fault("kind", "`kind` is information");
+            }
+            fields.faults.extend(inner.into_faults());
+            Strength::Information { kind: InformationKind::Information }
+        }
+        Some(_) => {
+            fields.fault("strength", "`strength` is a number of at least 0, or {\"kind\": \"information\"}");
+            Strength::Number(0.0)
+        }
+        None => Strength::Number(fields.lacks("strength")),
+    };
+    faults.extend(fields.into_faults());
+    Prior { model, version, strength }
+}
+
+fn validation_of(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Validation> {
+    let folds = |fields: &mut Fields, least| fields.whole("folds", least, 1000).map_or(5, |folds| u32::try_from(folds).unwrap_or(5));
+    let validation = match fields.required_string("kind").as_str() {
+        "kfold" => Some(Validation::KFold { folds: folds(&mut fields, 2), seed: fields.whole("seed", 0, u64::MAX).unwrap_or(1) }),
+        "loo" => Some(Validation::Loo),
+        "holdout" => {
+            let fraction = fields.number("fraction").unwrap_or(0.2);
+            if !(fraction > 0.0 && fraction < 1.0) {
+                fields.fault("fraction", "`fraction` is between 0 and 1");
+            }
+            Some(Validation::Holdout { fraction, seed: fields.whole("seed", 0, u64::MAX).unwrap_or(1) })
+        }
+        "time" => Some(Validation::Time { column: fields.required_string("column"), folds: folds(&mut fields, 1) }),
+        "" => None,
+        _ => {
+            fields.fault("kind", "`kind` is kfold, loo, holdout or time");
+            None
+        }
+    };
+    faults.extend(fields.into_faults());
+    validation
+}
+
+/// `constraints`: a list of `{"coefficients": {name: number, …}, "value": number}`.
+fn constraints_of(fields: &mut Fields) -> Vec<Constraint> {
+    let entries = match fields.take("constraints") {
+        None => return Vec::new(),
+        Some(Value::Array(entries)) => entries,
+        Some(_) => {
+            fields.fault("constraints", "`constraints` is a list");
+            return Vec::new();
+        }
+    };
+    let mut constraints = Vec::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        let pointer = format!("/constraints/{index}");
+        let Value::Object(map) = entry else {
+            fields.faults.push(Fault { pointer, detail: "a constraint is an object".to_owned() });
+            continue;
+        };
+        let mut inner = Fields::nested(pointer, map);
+        let value = inner.number("value").unwrap_or(0.0);
+        let coefficients = inner.numbers("coefficients");
+        if coefficients.values().all(|coefficient| *coefficient == 0.0) {
+            inner.fault("coefficients", "`coefficients` names at least one coefficient, with a number that is not 0");
+        }
+        fields.faults.extend(inner.into_faults());
+        constraints.push(Constraint { coefficients, value });
+    }
+    constraints
 }
 
 fn unseen(fields: &mut Fields) -> Option<Unseen> {
@@ -122,23 +265,29 @@ fn unseen(fields: &mut Fields) -> Option<Unseen> {
 
 fn feature(pointer: String, entry: Value, faults: &mut Vec<Fault>, later: &mut Vec<Fault>) -> Option<FeatureSpecification> {
     match entry {
-        Value::String(column) => Some(FeatureSpecification { column, onehot: None, drop_first: None, unseen: None }),
+        Value::String(column) => Some(FeatureSpecification { column, form: Form::Usual, drop_first: None, unseen: None }),
         Value::Object(map) => {
             let mut fields = Fields::nested(pointer.clone(), map);
-            let onehot = match fields.string("as").as_deref() {
-                None => Some(None),
-                Some("onehot") => Some(Some(true)),
+            let form = match fields.string("as").as_deref() {
+                None => Form::Usual,
+                Some("onehot") => Form::Onehot,
+                Some("polynomial") => {
+                    let degree = fields.whole("degree", 1, 30).unwrap_or_else(|| fields.lacks("degree"));
+                    Form::Polynomial(u32::try_from(degree).unwrap_or(1))
+                }
                 Some(_) => {
-                    later.push(Fault { pointer: format!("{pointer}/as"), detail: "this version does `onehot` only".to_owned() });
-                    None
+                    later.push(Fault { pointer: format!("{pointer}/as"), detail: "this version does `onehot` and `polynomial`".to_owned() });
+                    return None;
                 }
             };
-            let Some(onehot) = onehot else { return None };
             let column = fields.required_string("column");
-            let drop_first = fields.boolean("drop_first");
-            let unseen = unseen(&mut fields);
+            let (mut drop_first, mut level) = (None, None);
+            if !matches!(form, Form::Polynomial(_)) {
+                drop_first = fields.boolean("drop_first");
+                level = unseen(&mut fields);
+            }
             faults.extend(fields.into_faults());
-            Some(FeatureSpecification { column, onehot, drop_first, unseen })
+            Some(FeatureSpecification { column, form, drop_first, unseen: level })
         }
         _ => {
             faults.push(Fault { pointer, detail: "a feature is a column's name or an object".to_owned() });
@@ -149,27 +298,84 @@ fn feature(pointer: String, entry: Value, faults: &mut Vec<Fault>, later: &mut V
 
 fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fault>) -> Estimator {
     let kind = fields.required_string("kind");
-    let mut estimator = Estimator::Ols;
-    match kind.as_str() {
-        "ols" | "" => {}
-        "ridge" => match fields.take("penalty") {
-            Some(Value::Number(penalty)) if penalty.as_f64().is_some_and(|penalty| penalty >= 0.0 && penalty.is_finite()) => {
-                estimator = Estimator::Ridge { penalty: penalty.as_f64().unwrap_or_default() };
+    let estimator = match kind.as_str() {
+        "ols" | "" => Estimator::Ols,
+        "ridge" => {
+            let penalty = penalty_of(&mut fields, "penalty");
+            let penalties = match fields.take("penalties") {
+                None => Vec::new(),
+                Some(Value::Array(list)) => list.iter().map(|entry| entry.as_f64().unwrap_or(f64::NAN)).collect(),
+                Some(_) => vec![f64::NAN],
+            };
+            if penalties.iter().any(|penalty| !(*penalty > 0.0 && penalty.is_finite())) || penalties.len() > 10_000 {
+                fields.fault("penalties", "`penalties` is a list of numbers above 0");
             }
-            Some(Value::String(auto)) if auto == "auto" => {
-                later.push(Fault { pointer: "/estimator/penalty".to_owned(), detail: "this version needs a number; it does not choose one".to_owned() });
-            }
-            Some(_) => fields.fault("penalty", "`penalty` is a number of at least 0"),
-            None => fields.fault("penalty", "`penalty` is required"),
-        },
-        "lasso" | "elastic_net" | "huber" | "bisquare" | "nnls" | "gradient" | "als" | "stack" => {
-            later.push(Fault { pointer: "/estimator/kind".to_owned(), detail: "this version does `ols` and `ridge`".to_owned() });
-            return estimator;
+            Estimator::Ridge { penalty, penalties }
         }
-        _ => fields.fault("kind", "there is no such estimator; this version does `ols` and `ridge`"),
-    }
+        "lasso" => Estimator::Lasso {
+            penalty: penalty_of(&mut fields, "penalty"),
+            choice: choice_of(&mut fields),
+            positive: fields.boolean("positive").unwrap_or(false),
+        },
+        "elastic_net" => {
+            let l1_ratio = fields.number("l1_ratio").unwrap_or(0.5);
+            if !(0.0..=1.0).contains(&l1_ratio) {
+                fields.fault("l1_ratio", "`l1_ratio` is from 0 to 1");
+            }
+            Estimator::ElasticNet {
+                penalty: penalty_of(&mut fields, "penalty"),
+                l1_ratio,
+                choice: choice_of(&mut fields),
+                positive: fields.boolean("positive").unwrap_or(false),
+            }
+        }
+        "huber" => Estimator::Huber { threshold: fields.positive("threshold", 1.345) },
+        "bisquare" => Estimator::Bisquare { threshold: fields.positive("threshold", 4.685) },
+        "nnls" => {
+            let lower = fields.numbers("lower");
+            let upper = fields.numbers("upper");
+            for (name, upper) in &upper {
+                if lower.get(name).copied().unwrap_or(0.0) > *upper {
+                    fields.fault("upper", "an upper bound is below its lower bound; a lower bound that is not given is 0");
+                }
+            }
+            Estimator::Nnls { lower, upper }
+        }
+        "gradient" | "als" | "stack" | "pca" => {
+            later.push(Fault { pointer: "/estimator/kind".to_owned(), detail: "this version does not do this estimator".to_owned() });
+            return Estimator::Ols;
+        }
+        _ => {
+            fields.fault("kind", "there is no such estimator");
+            Estimator::Ols
+        }
+    };
     faults.extend(fields.into_faults());
     estimator
+}
+
+/// A number of at least 0, or `auto`.
+fn penalty_of(fields: &mut Fields, field: &str) -> Penalty {
+    match fields.take(field) {
+        Some(Value::Number(penalty)) if penalty.as_f64().is_some_and(|penalty| penalty >= 0.0 && penalty.is_finite()) => {
+            Penalty::Fixed(penalty.as_f64().unwrap_or_default())
+        }
+        Some(Value::String(auto)) if auto == "auto" => Penalty::Chosen(Auto::Auto),
+        Some(_) => {
+            fields.fault(field, format!("`{field}` is a number of at least 0, or \"auto\""));
+            Penalty::Fixed(0.0)
+        }
+        None => Penalty::Fixed(fields.lacks(field)),
+    }
+}
+
+fn choice_of(fields: &mut Fields) -> Choice {
+    let usual = Choice::default();
+    Choice {
+        folds: fields.whole("folds", 2, 1000).map_or(usual.folds, |folds| u32::try_from(folds).unwrap_or(usual.folds)),
+        seed: fields.whole("seed", 0, u64::MAX).unwrap_or(usual.seed),
+        one_standard_error: fields.boolean("one_standard_error").unwrap_or(usual.one_standard_error),
+    }
 }
 
 fn online_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fault>) -> Online {

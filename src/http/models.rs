@@ -15,7 +15,7 @@ use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::lsq::inference::{student_t_p, student_t_quantile};
 use crate::model::version::finite;
-use crate::model::{FitRecord, State as ModelState, TargetRecord};
+use crate::model::{Covariance, Document, FitRecord, FoldRecord, State as ModelState, TargetRecord, ValidationRecord};
 use crate::service::{Model, ServiceError, Version};
 
 /// The level of the confidence limits in a version.
@@ -177,6 +177,8 @@ pub(super) fn coefficients(version: &Version, state: &ModelState) -> Vec<Coeffic
     let mut lines = Vec::new();
     for (place, target) in version.document.target.iter().enumerate() {
         let mut line = |name: &str, estimate: f64, error: f64, vif: Option<f64>| {
+            // A coefficient held at its value has no error of its own.
+            let error = if error == 0.0 && estimate == 0.0 { f64::NAN } else { error };
             let half = quantile * error;
             let t = estimate / error;
             lines.push(Coefficient {
@@ -257,6 +259,55 @@ fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
+/// A word where a word says it all, as it was asked for.
+fn covariance_view(covariance: &Covariance) -> Value {
+    match covariance {
+        Covariance::Hac { .. } | Covariance::Cluster { .. } => json!(covariance),
+        _ => json!(covariance).get("kind").cloned().unwrap_or_default(),
+    }
+}
+
+fn moved_view(document: &Document) -> Value {
+    if document.prior.is_some() { json!(document.moved) } else { Value::Null }
+}
+
+/// For one target its figures stand flat; for several they are listed by target, and the flat ones are null.
+fn validation_view(targets: &[String], validation: &ValidationRecord) -> Value {
+    let entry = |place: usize| {
+        let folds = validation.folds.get(place).map_or(&[][..], Vec::as_slice);
+        let pooled = validation.pooled.get(place);
+        let list = |figure: fn(&FoldRecord) -> Option<f64>| folds.iter().map(figure).collect::<Vec<_>>();
+        let mean = |figure: fn(&FoldRecord) -> Option<f64>| {
+            if folds.is_empty() {
+                return pooled.and_then(figure);
+            }
+            let known: Vec<f64> = folds.iter().filter_map(figure).collect();
+            (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+        };
+        json!({
+            "metric": "rmse", "mean": mean(|fold| fold.rmse), "folds": list(|fold| fold.rmse), "rows": folds.iter().map(|fold| fold.rows).collect::<Vec<_>>(),
+            "mae": {"mean": mean(|fold| fold.mae), "folds": list(|fold| fold.mae)}, "r2": {"mean": mean(|fold| fold.r2), "folds": list(|fold| fold.r2)},
+            "pooled": pooled, "plan": validation.plan,
+        })
+    };
+    match targets {
+        [_] => entry(0),
+        _ => {
+            let mut view = json!({"metric": "rmse", "mean": null, "folds": [], "plan": validation.plan});
+            view["targets"] = targets
+                .iter()
+                .enumerate()
+                .map(|(place, target)| {
+                    let mut entry = entry(place);
+                    entry["target"] = json!(target);
+                    entry
+                })
+                .collect();
+            view
+        }
+    }
+}
+
 fn view(model: &Model, version: &Version, state: &ModelState) -> Value {
     let document = &version.document;
     let lines: Vec<Value> = coefficients(version, state)
@@ -272,8 +323,9 @@ fn view(model: &Model, version: &Version, state: &ModelState) -> Value {
         "model": version.model, "version": version.number, "aliases": model.aliases_of(version.number),
         "dataset": document.dataset, "estimator": document.estimator, "solver": document.solver,
         "target": document.target, "features": document.features, "weights": document.weights, "intercept": document.intercept,
-        "online": document.online, "covariance": "classical",
-        "coefficients": lines, "fit": fit_view(&document.target, &fit_now(version, state)), "validation": null,
+        "online": document.online, "covariance": covariance_view(&document.covariance), "prior": document.prior, "moved": moved_view(document),
+        "constraints": document.constraints, "selection": document.selection,
+        "coefficients": lines, "fit": fit_view(&document.target, &fit_now(version, state)), "validation": document.validation.as_ref().map(|validation| validation_view(&document.target, validation)),
         "warnings": document.warnings, "sequence": state.sequence(), "created_at": version.created_at, "fit_seconds": document.fit_seconds,
     })
 }

@@ -1,5 +1,7 @@
 //! Reading a JSON request field by field, so that all its faults are reported together, and writing numbers.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::error::{ApiError, Code};
@@ -80,6 +82,58 @@ impl Fields {
                 None
             }
         }
+    }
+
+    /// A whole number from `least` to `most`.
+    pub(super) fn whole(&mut self, field: &str, least: u64, most: u64) -> Option<u64> {
+        match self.take(field)?.as_u64() {
+            Some(value) if (least..=most).contains(&value) => Some(value),
+            _ => {
+                let detail = if most == u64::MAX {
+                    format!("`{field}` is a whole number of at least {least}")
+                } else {
+                    format!("`{field}` is a whole number from {least} to {most}")
+                };
+                self.fault(field, detail);
+                None
+            }
+        }
+    }
+
+    /// A number above 0; `otherwise` when it is not given.
+    pub(super) fn positive(&mut self, field: &str, otherwise: f64) -> f64 {
+        let value = self.number(field).unwrap_or(otherwise);
+        if value <= 0.0 {
+            self.fault(field, format!("`{field}` is above 0"));
+        }
+        value
+    }
+
+    /// An object of finite numbers.
+    pub(super) fn numbers(&mut self, field: &str) -> BTreeMap<String, f64> {
+        let Some(inner) = self.object(field) else { return BTreeMap::new() };
+        let mut numbers = BTreeMap::new();
+        for (name, value) in inner.left {
+            match value.as_f64().filter(|value| value.is_finite()) {
+                Some(value) => {
+                    numbers.insert(name, value);
+                }
+                None => {
+                    let detail = "is not a finite number".to_owned();
+                    self.faults.push(Fault { pointer: format!("{}/{}", inner.pointer, escape(&name)), detail });
+                }
+            }
+        }
+        numbers
+    }
+
+    /// Notes that a field is missing, unless something else is already said of it; the value stands in until the request is refused.
+    pub(super) fn lacks<T: Default>(&mut self, field: &str) -> T {
+        let pointer = format!("{}/{}", self.pointer, escape(field));
+        if self.faults.iter().all(|fault| fault.pointer != pointer) {
+            self.fault(field, format!("`{field}` is required"));
+        }
+        T::default()
     }
 
     pub(super) fn object(&mut self, field: &str) -> Option<Self> {

@@ -21,23 +21,49 @@
 //! | `gram` | first pass: the centred, scaled Gram matrix in blocks |
 //! | `qr` | the triangular factor of the rows, block by block |
 //! | `refine` | passes in once or twice the working precision |
-//! | `ordinary` | chooses among them; rank, minimum norm, figures of the fit |
+//! | `ordinary` | ordinary, weighted and ridge least squares; rank, minimum norm, figures of the fit |
+//! | `ridge_path` | a path of ridge penalties with exact leave-one-out |
+//! | `elastic_net` | lasso and elastic net by coordinate descent |
+//! | `nonnegative` | coefficients within bounds |
+//! | `constrained` | coefficients that satisfy equations |
+//! | `robust` | Huber's and Tukey's M-estimators |
 //! | `recursive` | the square-root information that learns row by row |
+//! | `whitened` | rows as a finished fit sees them |
+//! | `covariance` | sandwich covariances |
+//! | `diagnostics` | leverage, residuals, influence, tests of what was supposed |
+//! | `validation` | held-out rows |
 //! | `inference` | Student's and Fisher's distributions |
 //! | `double_double` | twice the working precision |
 
+mod constrained;
 mod coordinates;
+mod covariance;
+mod diagnostics;
 pub mod double_double;
+mod elastic_net;
 mod error;
 mod gram;
 pub mod inference;
+mod nonnegative;
 mod ordinary;
 mod problem;
 mod qr;
 mod recursive;
 mod refine;
+mod ridge_path;
+mod robust;
+mod validation;
+mod whitened;
 
+pub use constrained::{ConstrainedFit, Constraints, constrained};
+pub use covariance::{Covariance, covariance};
+pub use diagnostics::{Diagnostics, Effects, Outstanding, Questions, ResponseDiagnostics, RowDiagnostics, RowFigures, Test, diagnose};
+pub use elastic_net::{ElasticNet, ElasticNetFit, ElasticPenalty, PathPoint, elastic_net};
 pub use error::Error;
-pub use ordinary::{Fit, Statistics, fit};
+pub use nonnegative::{BoundedFit, Bounds, bounded};
+pub use ordinary::{Fit, Given, Statistics, around, fit};
 pub use problem::{Block, Matrices, Row, RowSource, Solver, Specification};
 pub use recursive::Information;
+pub use ridge_path::{PathPoint as RidgePathPoint, RidgePath, ridge_path};
+pub use robust::{Loss, Robust, RobustFit, robust};
+pub use validation::{Estimate, FoldScore, Plan, Spread, Validation, fold_of, validate, validate_least_squares};

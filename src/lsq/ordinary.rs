@@ -109,19 +109,23 @@ pub fn fit(source: &mut dyn RowSource, specification: &Specification<'_>) -> Res
 }
 
 /// Coefficients that another estimator found.
-pub(super) struct Given<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
     /// p×q, raw.
-    pub(super) slopes: MatRef<'a, f64>,
+    pub slopes: MatRef<'a, f64>,
     /// q; ignored without an intercept.
-    pub(super) intercepts: &'a [f64],
+    pub intercepts: &'a [f64],
     /// Predictors that take part; the others are held at their value.
-    pub(super) active: &'a [bool],
+    pub active: &'a [bool],
     /// Parameters the estimator is to be charged with, the intercept counted.
-    pub(super) effective_parameters: f64,
+    pub effective_parameters: f64,
 }
 
 /// The fit whose coefficients are given, its figures and its information those of the active predictors under `specification`.
-pub(super) fn around(source: &mut dyn RowSource, specification: &Specification<'_>, given: &Given<'_>) -> Result<Fit, Error> {
+///
+/// # Errors
+/// As [`fit`].
+pub fn around(source: &mut dyn RowSource, specification: &Specification<'_>, given: &Given<'_>) -> Result<Fit, Error> {
     let mut scan = gram::scan(source, specification.intercept)?;
     scan.held = given.active.iter().map(|active| !active).collect();
     let start = Preconditioner::choose(source, &scan, specification)?;

@@ -146,10 +146,28 @@ impl Information {
             && self.origin.intercept_root.is_finite()
     }
 
-    /// Puts another covariance of the coefficients (m×m in the system's coordinates, one a response) in the place of s²(X̃ᵀX̃)⁻¹.
-    pub(super) fn set_covariance(&mut self, covariance: Vec<Mat<f64>>) -> Result<(), Error> {
-        self.covariance = covariance;
-        if self.is_finite() { Ok(()) } else { Err(Error::Overflow) }
+    /// Puts another covariance of the raw coefficients (m×m, the intercept first; one a response) in the place of s²(XᵀX)⁻¹.
+    ///
+    /// # Errors
+    /// It is not finite.
+    pub fn set_raw_covariance(&mut self, covariance: &[Mat<f64>]) -> Result<(), Error> {
+        let ones = usize::from(self.origin.intercept);
+        let width = self.width();
+        // B maps raw coefficients to the system's: α̃ = α + Σcβ, β̃ = β/s. Then V becomes B·V·Bᵀ.
+        let change = Mat::from_fn(width, width, |row, column| match (row < ones, column < ones) {
+            (true, true) => 1.0,
+            (true, false) => self.origin.centre[column - ones],
+            (false, true) => 0.0,
+            (false, false) if row == column => 1.0 / self.origin.scale[row - ones],
+            (false, false) => 0.0,
+        });
+        let changed = covariance.iter().map(|covariance| &change * covariance * change.transpose()).collect();
+        let before = std::mem::replace(&mut self.covariance, changed);
+        if self.is_finite() {
+            return Ok(());
+        }
+        self.covariance = before;
+        Err(Error::Overflow)
     }
 
     /// Puts another residual variance (q) in the place of RSS over the degrees of freedom.

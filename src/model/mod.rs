@@ -8,6 +8,9 @@ pub mod state;
 pub mod version;
 
 pub use prediction::{Answer, IntervalKind, Question};
-pub use specification::{Estimator, FeatureSpecification, Online, Specification};
+pub use specification::{
+    Auto, Choice, Constraint, Covariance, Estimator, FeatureSpecification, Form, InformationKind, Online, Penalty, Prior, Specification,
+    Strength, Validation,
+};
 pub use state::State;
-pub use version::{Document, FitRecord, TargetRecord};
+pub use version::{Document, FitRecord, FoldRecord, Moved, PathRecord, Selection, TargetRecord, ValidationRecord};

@@ -1,32 +1,223 @@
 //! What is asked of a fit, checked for its form; whether the columns exist is the dataset's to say.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::features::Unseen;
 use crate::lsq::Solver;
 
-/// How the coefficients are estimated.
+/// A penalty, given or to be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(untagged)]
+pub enum Penalty {
+    /// ≥ 0, in the units of the objective.
+    Fixed(f64),
+    /// Chosen by the data.
+    Chosen(Auto),
+}
+
+/// The word `auto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auto {
+    /// The only one.
+    #[default]
+    Auto,
+}
+
+/// How a penalty is chosen by cross-validation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// At least 2.
+    pub folds: u32,
+    /// Another seed deals the rows out anew.
+    pub seed: u64,
+    /// Whether the largest penalty within one standard error of the best is taken, rather than the best.
+    pub one_standard_error: bool,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self { folds: 5, seed: 1, one_standard_error: false }
+    }
+}
+
+/// How the coefficients are estimated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Estimator {
     /// Ordinary (or, with weights, weighted) least squares.
     Ols,
     /// ‖y − Xw‖² + penalty·‖w‖², the intercept not penalised.
     Ridge {
-        /// ≥ 0, in the units of the objective.
-        penalty: f64,
+        /// A number, or chosen by exact leave-one-out.
+        penalty: Penalty,
+        /// What to choose among; a grid of its own when empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        penalties: Vec<f64>,
+    },
+    /// 1/(2n)·‖y − Xw‖² + penalty·‖w‖₁.
+    Lasso {
+        /// A number, or chosen by cross-validation.
+        penalty: Penalty,
+        /// How it is chosen.
+        #[serde(flatten)]
+        choice: Choice,
+        /// Whether coefficients below zero are ruled out.
+        positive: bool,
+    },
+    /// 1/(2n)·‖y − Xw‖² + penalty·(l1_ratio·‖w‖₁ + ½(1 − l1_ratio)·‖w‖²).
+    ElasticNet {
+        /// A number, or chosen by cross-validation.
+        penalty: Penalty,
+        /// In [0, 1].
+        l1_ratio: f64,
+        /// How the penalty is chosen.
+        #[serde(flatten)]
+        choice: Choice,
+        /// Whether coefficients below zero are ruled out.
+        positive: bool,
+    },
+    /// Huber's M-estimator.
+    Huber {
+        /// In units of the scale of the residuals.
+        threshold: f64,
+    },
+    /// Tukey's bisquare M-estimator.
+    Bisquare {
+        /// In units of the scale of the residuals.
+        threshold: f64,
+    },
+    /// Least squares with coefficients that are not negative, or within bounds.
+    Nnls {
+        /// Lower bounds by feature; others are 0.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        lower: BTreeMap<String, f64>,
+        /// Upper bounds by feature; others have none.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        upper: BTreeMap<String, f64>,
     },
 }
 
 impl Estimator {
-    /// The ridge penalty; 0 for ordinary least squares.
+    /// Its name in the contract.
     #[must_use]
-    pub fn penalty(self) -> f64 {
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Ols => 0.0,
-            Self::Ridge { penalty } => penalty,
+            Self::Ols => "ols",
+            Self::Ridge { .. } => "ridge",
+            Self::Lasso { .. } => "lasso",
+            Self::ElasticNet { .. } => "elastic_net",
+            Self::Huber { .. } => "huber",
+            Self::Bisquare { .. } => "bisquare",
+            Self::Nnls { .. } => "nnls",
         }
     }
+
+    /// Whether rows learnt one by one lead where a fit of all rows would: the objective is a sum of squares and nothing else.
+    #[must_use]
+    pub fn learns(&self) -> bool {
+        matches!(self, Self::Ols | Self::Ridge { .. })
+    }
+}
+
+/// What is supposed of the errors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Covariance {
+    /// One variance, independent.
+    #[default]
+    Classical,
+    /// Any variances (White).
+    Hc0,
+    /// With degrees of freedom made good.
+    Hc1,
+    /// With leverages made good.
+    Hc2,
+    /// Close to the jackknife.
+    Hc3,
+    /// Correlated in time (Newey and West).
+    Hac {
+        /// Rows apart at the most.
+        lags: u64,
+    },
+    /// Correlated within groups.
+    Cluster {
+        /// The column that names the group.
+        column: String,
+    },
+}
+
+/// Which rows are held out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Validation {
+    /// Each fold once.
+    KFold {
+        /// At least 2.
+        folds: u32,
+        /// Another seed deals the rows out anew.
+        seed: u64,
+    },
+    /// Each row once.
+    Loo,
+    /// A part, drawn at random.
+    Holdout {
+        /// In (0, 1).
+        fraction: f64,
+        /// Another seed draws other rows.
+        seed: u64,
+    },
+    /// Later rows after all earlier ones.
+    Time {
+        /// What orders the rows.
+        column: String,
+        /// At least 1.
+        folds: u32,
+    },
+}
+
+/// How strongly a pretrained model pulls.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Strength {
+    /// strength·‖w − w₀‖².
+    Number(f64),
+    /// The pretrained model's own information, as if its rows were here too.
+    Information {
+        /// Always `information`.
+        kind: InformationKind,
+    },
+}
+
+/// The word `information`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InformationKind {
+    /// The only one.
+    #[default]
+    Information,
+}
+
+/// A pretrained model to start from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prior {
+    /// Its name, or name@alias, or name@version.
+    pub model: String,
+    /// Its version; the served one when absent.
+    pub version: Option<u64>,
+    /// How strongly it pulls.
+    pub strength: Strength,
+}
+
+/// Σ coefficient·β = value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Constraint {
+    /// By the design column's name; `(intercept)` is one.
+    pub coefficients: BTreeMap<String, f64>,
+    /// The right-hand side.
+    pub value: f64,
 }
 
 /// How the version goes on learning.
@@ -42,13 +233,24 @@ impl Default for Online {
     }
 }
 
+/// What a column is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As its type has it.
+    Usual,
+    /// One 0/1 column a level.
+    Onehot,
+    /// Powers up to this degree.
+    Polynomial(u32),
+}
+
 /// An entry of `features`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeatureSpecification {
     /// The column.
     pub column: String,
-    /// `Some(true)`: one-hot asked for; `None`: as the column's type has it.
-    pub onehot: Option<bool>,
+    /// What it is to become.
+    pub form: Form,
     /// Of a one-hot entry: whether the first level has no column; by default as there is an intercept.
     pub drop_first: Option<bool>,
     /// Of a one-hot entry: what an unseen level does; by default the specification's.
@@ -78,4 +280,12 @@ pub struct Specification {
     pub unseen: Unseen,
     /// Whether the new version becomes the served one.
     pub serve: bool,
+    /// A pretrained model to start from.
+    pub prior: Option<Prior>,
+    /// Which rows are held out to see what the fit is worth.
+    pub validation: Option<Validation>,
+    /// What is supposed of the errors.
+    pub covariance: Covariance,
+    /// Equations that the coefficients must satisfy.
+    pub constraints: Vec<Constraint>,
 }

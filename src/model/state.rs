@@ -48,6 +48,12 @@ impl State {
         Self { sequence: 0, weight: fit.weight, log_weight: fit.log_weight, moments, information }
     }
 
+    /// The same knowledge as a version of its own, at sequence 0.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self { sequence: 0, ..self.clone() }
+    }
+
     /// Updates learnt since the fit.
     #[must_use]
     pub fn sequence(&self) -> u64 {

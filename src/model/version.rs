@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::specification::{Estimator, Online};
+use super::specification::{Constraint, Covariance, Estimator, Online, Prior, Validation};
 use crate::features::{Design, Feature};
 use crate::lsq;
 
@@ -29,6 +29,18 @@ pub struct Document {
     pub variance_inflation: Vec<Option<f64>>,
     /// The fit's figures at sequence 0.
     pub fit: FitRecord,
+    /// What is supposed of the errors.
+    pub covariance: Covariance,
+    /// How a penalty was chosen.
+    pub selection: Option<Selection>,
+    /// What held-out rows say.
+    pub validation: Option<ValidationRecord>,
+    /// The pretrained model it started from.
+    pub prior: Option<Prior>,
+    /// How far each coefficient moved from the pretrained model's.
+    pub moved: Vec<Moved>,
+    /// Equations that the coefficients satisfy.
+    pub constraints: Vec<Constraint>,
     /// What a reader must know before trusting it.
     pub warnings: Vec<String>,
     /// Seconds from the first row read to the last figure.
@@ -41,6 +53,75 @@ impl Document {
     pub fn design(&self) -> Design {
         Design::new(self.features.clone())
     }
+}
+
+/// A penalty that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathRecord {
+    /// The penalty.
+    pub penalty: f64,
+    /// Mean squared error on rows that were held out.
+    pub score: Option<f64>,
+    /// Its standard error over folds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub std_error: Option<f64>,
+    /// Generalised cross-validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gcv: Option<f64>,
+    /// Trace of the hat matrix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effective_parameters: Option<f64>,
+    /// Coefficients that are not zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonzero: Option<u64>,
+}
+
+/// How a penalty was chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Selection {
+    /// `leave_one_out` or `cross_validation`.
+    pub by: String,
+    /// The one that was taken.
+    pub penalty: f64,
+    /// All that were tried.
+    pub path: Vec<PathRecord>,
+}
+
+/// What one fold says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FoldRecord {
+    /// Rows held out.
+    pub rows: u64,
+    /// √ of the mean squared error.
+    pub rmse: Option<f64>,
+    /// Mean absolute error.
+    pub mae: Option<f64>,
+    /// 1 − RSS/TSS on the held-out rows.
+    pub r2: Option<f64>,
+}
+
+/// What held-out rows say, one entry a target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValidationRecord {
+    /// Which rows were held out.
+    pub plan: Validation,
+    /// By target: fold by fold; empty when rows are left out one by one.
+    pub folds: Vec<Vec<FoldRecord>>,
+    /// By target: all held-out rows together.
+    pub pooled: Vec<FoldRecord>,
+}
+
+/// How far a coefficient moved from the pretrained model's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Its target.
+    pub target: String,
+    /// The design column.
+    pub name: String,
+    /// Where it stood; `None` where the pretrained model has no such column.
+    pub from: Option<f64>,
+    /// Where it stands.
+    pub to: f64,
 }
 
 /// Figures of a fit that all targets share, and those of each.

@@ -8,26 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use super::catalogue::{Model, SERVED, Version};
 use super::datasets::Opened;
 use super::error::ServiceError;
+use super::estimate::{self, Pretrained};
 use super::jobs::{Job, JobState, Running};
 use super::{Fingerprint, Replayable, Service};
-use crate::features::{self, Block, BlockError, Design, Encoding, Feature, Roles};
-use crate::frame::{ColumnType, Fault, Frame, Schema};
-use crate::lsq::{self, RowSource};
-use crate::model::{Document, FitRecord, Specification, State, name};
+use crate::features::{Encoding, Feature};
+use crate::frame::{ColumnType, Fault, Schema};
+use crate::model::{Covariance, Form, Specification, Validation, name};
 use crate::store::{self, Connection};
 use crate::telemetry;
-
-/// Cells of a block of X: bounds memory for wide designs.
-const BLOCK_CELLS: usize = 512 * 1024;
-/// Decoded columns that a fit may keep between passes.
-const CACHE_BYTES: usize = 32 << 20;
-/// The most design columns: the triangular factor alone takes 8·p² bytes.
-const WIDEST: usize = 8192;
 
 /// What a caller of a fit gets: the job, over or not.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,12 +28,23 @@ struct Asked {
 }
 
 /// The columns that a fit reads, and what they are to it.
-struct Plan {
-    specification: Specification,
-    /// Indices of dataset columns: features, targets, weights.
-    columns: Vec<usize>,
-    features: Vec<Feature>,
-    warnings: Vec<String>,
+pub(super) struct Plan {
+    pub(super) specification: Specification,
+    /// Indices of dataset columns: features, targets, weights, and the one that `extra` tells of.
+    pub(super) columns: Vec<usize>,
+    pub(super) features: Vec<Feature>,
+    pub(super) warnings: Vec<String>,
+    pub(super) pretrained: Option<Pretrained>,
+    pub(super) extra: Extra,
+}
+
+/// What a column beside features, targets and weights is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extra {
+    /// Groups of rows whose errors go together.
+    pub(super) cluster: bool,
+    /// The order of rows.
+    pub(super) time: bool,
 }
 
 impl Service {
@@ -70,7 +73,8 @@ impl Service {
             ServiceError::DatasetNotFound => ServiceError::FitDatasetNotFound,
             other => other,
         })?;
-        let plan = plan(specification, &opened.description.summary.schema)?;
+        let pretrained = self.pretrained(&specification).await?;
+        let plan = plan(specification, pretrained, &opened.description.summary.schema)?;
         if self.jobs.active() >= self.fit_queue {
             return Err(ServiceError::QueueFull);
         }
@@ -101,6 +105,15 @@ impl Service {
         let running = self.jobs.insert(&id, &model);
         tokio::spawn(run(self.clone(), running, model, plan, opened));
         Ok(Replayable::fresh(self.wait_for(&id, wait).await?))
+    }
+
+    /// The pretrained model that a specification names.
+    async fn pretrained(&self, specification: &Specification) -> Result<Option<Pretrained>, ServiceError> {
+        let Some(prior) = &specification.prior else { return Ok(None) };
+        let missing = |_| ServiceError::request("/prior/model", "there is no such pretrained model or version");
+        let reference = prior.version.map_or_else(|| prior.model.clone(), |version| format!("{}@{version}", prior.model));
+        let (_, version, state) = self.version(&reference).await.map_err(missing)?;
+        Ok(Some(Pretrained { version, state }))
     }
 
     /// The job, when it is over or `wait` has passed.
@@ -163,7 +176,7 @@ async fn fit_and_store(service: &Arc<Service>, running: &Arc<Running>, model: &s
     let serve = plan.specification.serve;
     let worker = running.clone();
     let handle = tokio::runtime::Handle::current();
-    let (document, state) = tokio::task::spawn_blocking(move || compute(&handle, &worker, plan, Arc::new(opened)))
+    let (document, state) = tokio::task::spawn_blocking(move || estimate::compute(&handle, &worker, plan, Arc::new(opened)))
         .await
         .map_err(|_| ServiceError::Internal("a fit panicked"))??;
     drop(permit);
@@ -209,7 +222,7 @@ async fn fit_and_store(service: &Arc<Service>, running: &Arc<Running>, model: &s
 }
 
 /// Checks a specification against the dataset's columns. All faults are reported together.
-fn plan(specification: Specification, schema: &Schema) -> Result<Plan, ServiceError> {
+fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &Schema) -> Result<Plan, ServiceError> {
     let mut unknown = Vec::new();
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
@@ -282,10 +295,11 @@ fn plan(specification: Specification, schema: &Schema) -> Result<Plan, ServiceEr
                 }
                 let drop = feature.drop_first.unwrap_or(drop_first);
                 let unseen = feature.unseen.unwrap_or(specification.unseen);
-                let encoding = match (feature.onehot, column.kind) {
-                    (None, ColumnType::Number | ColumnType::Integer | ColumnType::Boolean) => Encoding::Identity,
-                    (None, ColumnType::Category)
-                    | (Some(_), ColumnType::Category | ColumnType::Text | ColumnType::Integer | ColumnType::Boolean) => onehot(drop, unseen),
+                let encoding = match (feature.form, column.kind) {
+                    (Form::Usual, ColumnType::Number | ColumnType::Integer | ColumnType::Boolean) => Encoding::Identity,
+                    (Form::Usual, ColumnType::Category)
+                    | (Form::Onehot, ColumnType::Category | ColumnType::Text | ColumnType::Integer | ColumnType::Boolean) => onehot(drop, unseen),
+                    (Form::Polynomial(degree), ColumnType::Number | ColumnType::Integer) => Encoding::Polynomial { degree },
                     (_, kind) => {
                         let detail = format!("column {:?} of type {} cannot be used so", column.name, kind.as_str());
                         faults.push(Fault { pointer, detail });
@@ -296,6 +310,27 @@ fn plan(specification: Specification, schema: &Schema) -> Result<Plan, ServiceEr
                 encoded.push(Feature { name: column.name.clone(), kind: column.kind, encoding });
             }
         }
+    }
+    let mut extra = Extra::default();
+    let mut beside = None;
+    if let Covariance::Cluster { column } = &specification.covariance {
+        extra.cluster = true;
+        beside = find("/covariance/column".to_owned(), column);
+    }
+    if let Some(Validation::Time { column, .. }) = &specification.validation {
+        extra.time = true;
+        let place = find("/validation/column".to_owned(), column);
+        if let Some(place) = place
+            && !matches!(schema.columns[place].kind, ColumnType::Number | ColumnType::Integer | ColumnType::Timestamp)
+        {
+            let detail = "rows are ordered by a column of numbers or timestamps".to_owned();
+            faults.push(Fault { pointer: "/validation/column".to_owned(), detail });
+        }
+        if extra.cluster && place != beside {
+            let detail = "one fit takes either a column of groups or one of time, or both from the same column".to_owned();
+            faults.push(Fault { pointer: "/validation/column".to_owned(), detail });
+        }
+        beside = place;
     }
     if !unknown.is_empty() {
         unknown.extend(faults);
@@ -309,228 +344,6 @@ fn plan(specification: Specification, schema: &Schema) -> Result<Plan, ServiceEr
     }
     columns.extend(targets);
     columns.extend(weights);
-    Ok(Plan { specification, columns, features: encoded, warnings })
-}
-
-/// The chunks of a dataset as a source of blocks; reads ahead of the arithmetic.
-struct Source<'a> {
-    runtime: &'a tokio::runtime::Handle,
-    running: &'a Running,
-    dataset: Arc<Opened>,
-    columns: Vec<usize>,
-    design: Design,
-    targets: usize,
-    weighted: bool,
-    /// All frames, once a pass has shown that they are small.
-    cache: Option<Vec<Frame>>,
-    passes: u64,
-    skipped: u64,
-}
-
-impl Source<'_> {
-    fn total_rows(&self) -> u64 {
-        self.dataset.description.row.rows
-    }
-
-    /// Every frame in order.
-    fn frames(&mut self, mut visit: impl FnMut(&Frame, u64) -> Result<(), ServiceError>) -> Result<(), ServiceError> {
-        self.passes += 1;
-        let total = self.total_rows();
-        let stage = if self.passes == 1 { "reading" } else { "solving" };
-        let mut done = 0;
-        let mut advance = |frame: &Frame| -> Result<(), ServiceError> {
-            if self.running.is_cancelled() {
-                return Err(ServiceError::Cancelled);
-            }
-            visit(frame, done)?;
-            done += frame.rows as u64;
-            self.running.progress(stage, done, total);
-            Ok(())
-        };
-        if let Some(frames) = &self.cache {
-            return frames.iter().try_for_each(advance);
-        }
-        let bytes = usize::try_from(total).unwrap_or(usize::MAX).saturating_mul(8 * self.columns.len());
-        let mut kept = (bytes <= CACHE_BYTES).then(Vec::new);
-        let (sender, mut receiver) = mpsc::channel(2);
-        let (dataset, columns) = (self.dataset.clone(), self.columns.clone());
-        self.runtime.spawn(async move {
-            for chunk in &dataset.chunks {
-                let frame = dataset.frame(chunk, &columns).await;
-                let failed = frame.is_err();
-                if sender.send(frame).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        while let Some(frame) = receiver.blocking_recv() {
-            let frame = frame?;
-            advance(&frame)?;
-            if let Some(kept) = &mut kept {
-                kept.push(frame);
-            }
-        }
-        self.cache = kept;
-        Ok(())
-    }
-
-    /// First pass, when there are categories: the levels that occur in complete rows, sorted (numbers by size, texts by code point).
-    fn find_levels(&mut self, features: &mut [Feature]) -> Result<(), ServiceError> {
-        let categorical = |feature: &Feature| matches!(feature.encoding, Encoding::Onehot { .. });
-        if !features.iter().any(categorical) {
-            return Ok(());
-        }
-        let mut found = vec![BTreeSet::new(); features.len()];
-        let kinds: Vec<bool> = features.iter().map(categorical).collect();
-        self.frames(|frame, _| {
-            for (index, levels) in found.iter_mut().enumerate().filter(|(index, _)| kinds[*index]) {
-                features::levels_of_complete_rows(&frame.columns, index, levels).map_err(block_error)?;
-            }
-            Ok(())
-        })?;
-        for (feature, found) in features.iter_mut().zip(found) {
-            if let Encoding::Onehot { levels, .. } = &mut feature.encoding {
-                *levels = found.into_iter().collect();
-                if feature.kind == ColumnType::Integer {
-                    levels.sort_by_key(|level| level.parse::<i64>().unwrap_or(i64::MAX));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn block_error(error: BlockError) -> ServiceError {
-    match error {
-        BlockError::NegativeWeight(_) => ServiceError::Fit(error.to_string()),
-        BlockError::Type | BlockError::Level => ServiceError::Internal("a stored dataset changed under a fit"),
-    }
-}
-
-impl RowSource for Source<'_> {
-    fn predictors(&self) -> usize {
-        self.design.width()
-    }
-
-    fn responses(&self) -> usize {
-        self.targets
-    }
-
-    fn pass(&mut self, visit: &mut dyn FnMut(&lsq::Block<'_>) -> Result<(), lsq::Error>) -> Result<(), lsq::Error> {
-        let design = self.design.clone();
-        let roles = Roles { design: &design, targets: self.targets, weighted: self.weighted };
-        let rows_at_once = (BLOCK_CELLS / design.width().max(1)).clamp(64, 8192);
-        let mut block = Block::default();
-        let mut skipped = 0;
-        let mut refused = None;
-        let outcome = self.frames(|frame, first_row| {
-            let mut begin = 0;
-            while begin < frame.rows {
-                let end = frame.rows.min(begin + rows_at_once);
-                skipped += features::assemble(roles, &frame.columns, begin..end, &mut block).map_err(|error| match error {
-                    BlockError::NegativeWeight(row) => ServiceError::Fit(format!("row {}: the weight is negative", first_row + row as u64 + 1)),
-                    other => block_error(other),
-                })? as u64;
-                begin = end;
-                if block.rows() == 0 {
-                    continue;
-                }
-                let rows = lsq::Block { design: block.design(), design_low: block.design_low(), response: block.response(), weights: block.weights() };
-                if let Err(error) = visit(&rows) {
-                    refused = Some(error);
-                    return Err(ServiceError::Cancelled);
-                }
-            }
-            Ok(())
-        });
-        self.skipped = skipped;
-        match (refused, outcome) {
-            (Some(error), _) => Err(error),
-            (None, Ok(())) => Ok(()),
-            (None, Err(ServiceError::Cancelled)) => Err(lsq::Error::Interrupted),
-            (None, Err(error)) => Err(lsq::Error::Source(error.to_string())),
-        }
-    }
-}
-
-/// The arithmetic of a fit, on a thread of the pool.
-fn compute(runtime: &tokio::runtime::Handle, running: &Running, plan: Plan, dataset: Arc<Opened>) -> Result<(Document, State), ServiceError> {
-    let begun = Instant::now();
-    let Plan { specification, columns, mut features, mut warnings } = plan;
-    let targets = specification.target.len();
-    let mut source = Source {
-        runtime,
-        running,
-        dataset,
-        columns,
-        design: Design::default(),
-        targets,
-        weighted: specification.weights.is_some(),
-        cache: None,
-        passes: 0,
-        skipped: 0,
-    };
-    source.find_levels(&mut features)?;
-    source.design = Design::new(features);
-    if source.design.width() > WIDEST {
-        return Err(ServiceError::TooLarge(format!("the design has {} columns, more than {WIDEST}", source.design.width())));
-    }
-    let fit = lsq::fit(
-        &mut source,
-        &lsq::Specification {
-            intercept: specification.intercept,
-            penalty: specification.estimator.penalty(),
-            solver: specification.solver,
-            ..lsq::Specification::default()
-        },
-    )?;
-    warnings.extend(warnings_of(&fit, &source, &specification));
-    let document = Document {
-        dataset: specification.dataset,
-        estimator: specification.estimator,
-        solver: fit.solver.as_str().to_owned(),
-        target: specification.target,
-        features: source.design.features().to_vec(),
-        intercept: specification.intercept,
-        weights: specification.weights,
-        online: specification.online,
-        variance_inflation: fit.variance_inflation.iter().map(|factor| crate::model::version::finite(*factor)).collect(),
-        fit: FitRecord::of(&fit),
-        warnings,
-        fit_seconds: begun.elapsed().as_secs_f64(),
-    };
-    Ok((document, State::of(&fit)))
-}
-
-/// What a reader must know before trusting the fit, in plain words.
-fn warnings_of(fit: &lsq::Fit, source: &Source<'_>, specification: &Specification) -> Vec<String> {
-    let names = source.design.column_names();
-    let named = |columns: &[usize]| {
-        columns.iter().map(|column| names.get(*column).map_or("the intercept", String::as_str)).collect::<Vec<_>>().join(", ")
-    };
-    let mut warnings = Vec::new();
-    if source.skipped > 0 {
-        warnings.push(format!("{} of {} rows were left out because a value is missing in them", source.skipped, source.total_rows()));
-    }
-    if !fit.constant.is_empty() && specification.intercept {
-        warnings.push(format!("these columns do not vary, so they tell nothing that the intercept does not: {}", named(&fit.constant)));
-    }
-    for group in &fit.collinear {
-        warnings.push(format!(
-            "the design is rank deficient: these columns are linear combinations of one another, and share their effect by the minimum-norm solution: {}",
-            named(group)
-        ));
-    }
-    if fit.degrees_of_freedom <= 0.0 {
-        warnings.push("there are no degrees of freedom left: standard errors, tests and intervals are not defined".to_owned());
-    }
-    for (target, exact) in specification.target.iter().zip(&fit.exact_fit) {
-        if *exact {
-            warnings.push(format!("the fit of {target} is exact to rounding: its residuals are zero, so F is infinite and tests mean nothing"));
-        }
-    }
-    if fit.digits < 6.0 {
-        warnings.push(format!("the problem is so ill-conditioned that only about {:.0} digits of the worst coefficient can be trusted", fit.digits.max(0.0)));
-    }
-    warnings
+    columns.extend(beside);
+    Ok(Plan { specification, columns, features: encoded, warnings, pretrained, extra })
 }

@@ -6,12 +6,14 @@
 mod catalogue;
 mod datasets;
 mod error;
+mod estimate;
 mod fit;
 mod idempotency;
 mod jobs;
 mod learn;
 mod models;
 mod predict;
+mod source;
 mod update;
 mod writer;
 

@@ -31,6 +31,9 @@ impl Service {
     /// A weight is negative; the version was deleted or has another ETag; the database. Nothing was learnt then.
     pub async fn update(&self, update: Update) -> Result<Replayable<Reply>, ServiceError> {
         let Update { version, rows, if_match, idempotency } = update;
+        if !version.document.estimator.learns() || !version.document.constraints.is_empty() {
+            return Err(ServiceError::Conflict("this version does not learn row by row: its estimator is not a plain sum of squares; fit it again"));
+        }
         let expected_sequence = match if_match {
             None => None,
             Some(tags) if tags.iter().any(|tag| tag == "*") => None,

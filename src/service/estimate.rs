@@ -1,0 +1,489 @@
+//! The arithmetic of a fit: which estimator is asked for, what is asked of it besides, and the version that comes of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use faer::Mat;
+
+use super::catalogue::Version;
+use super::datasets::Opened;
+use super::error::ServiceError;
+use super::fit::Plan;
+use super::jobs::Running;
+use super::source::Source;
+use crate::features::Design;
+use crate::frame::Fault;
+use crate::lsq::{self, RowSource};
+use crate::model::version::finite;
+use crate::model::{
+    Choice, Covariance, Document, Estimator, FitRecord, FoldRecord, Moved, PathRecord, Penalty, Selection, Specification, State, Strength,
+    Validation, ValidationRecord,
+};
+
+/// The most design columns: the triangular factor alone takes 8·p² bytes.
+const WIDEST: usize = 8192;
+
+/// A pretrained model: the version and its state when the fit began.
+#[derive(Clone)]
+pub(super) struct Pretrained {
+    pub(super) version: Arc<Version>,
+    pub(super) state: Arc<State>,
+}
+
+/// The fit of one estimator.
+struct Estimated {
+    fit: lsq::Fit,
+    /// The estimator with the penalty that was chosen.
+    estimator: Estimator,
+    selection: Option<Selection>,
+    warnings: Vec<String>,
+}
+
+/// The arithmetic of a fit, on a thread of the pool.
+pub(super) fn compute(
+    runtime: &tokio::runtime::Handle,
+    running: &Running,
+    plan: Plan,
+    dataset: Arc<Opened>,
+) -> Result<(Document, State), ServiceError> {
+    let begun = Instant::now();
+    let Plan { specification, columns, mut features, mut warnings, pretrained, extra } = plan;
+    let mut source = Source {
+        runtime,
+        running,
+        dataset,
+        columns,
+        design: Design::default(),
+        targets: specification.target.len(),
+        weighted: specification.weights.is_some(),
+        cache: None,
+        passes: 0,
+        skipped: 0,
+    };
+    source.find_levels(&mut features)?;
+    source.design = Design::new(features);
+    if source.design.width() > WIDEST {
+        return Err(ServiceError::TooLarge(format!("the design has {} columns, more than {WIDEST}", source.design.width())));
+    }
+    let names = source.design.column_names();
+    check_names(&specification, &names)?;
+    let prior = pretrained.as_ref().map(|pretrained| prior_slopes(&names, &specification.target, pretrained));
+    let information = matches!(specification.prior.as_ref().map(|prior| prior.strength), Some(Strength::Information { .. }));
+    let (document_fit, state, estimated) = if let (true, Some(pretrained)) = (information, &pretrained) {
+        continue_from(&mut source, pretrained, &specification)?
+    } else {
+        let estimated = estimate(&mut source, &specification, &names, prior.as_ref())?;
+        (FitRecord::of(&estimated.fit), State::of(&estimated.fit), Some(estimated))
+    };
+    let (mut document_fit, mut state) = (document_fit, state);
+    if source.skipped > 0 {
+        warnings.push(format!("{} of {} rows were left out because a value is missing in them", source.skipped, source.total_rows()));
+    }
+    let (mut solver, mut estimator, mut selection, mut inflation) = ("recursive".to_owned(), specification.estimator.clone(), None, vec![None; names.len()]);
+    if let Some(mut estimated) = estimated {
+        warnings.extend(warnings_of(&estimated.fit, &names, &specification));
+        warnings.append(&mut estimated.warnings);
+        if specification.covariance != Covariance::Classical {
+            let codes = if extra.cluster { source.groups()? } else { Vec::new() };
+            estimated.fit.assume(&mut source, covariance_of(&specification.covariance, &codes))?;
+            (document_fit, state) = (FitRecord::of(&estimated.fit), State::of(&estimated.fit));
+        }
+        solver = estimated.fit.solver.as_str().to_owned();
+        estimator = estimated.estimator;
+        selection = estimated.selection;
+        inflation = estimated.fit.variance_inflation.iter().map(|factor| finite(*factor)).collect();
+    }
+    let validation = specification
+        .validation
+        .as_ref()
+        .map(|validation| {
+            let segments = if let Validation::Time { folds, .. } = validation { segments(&source.moments()?, *folds) } else { Vec::new() };
+            validated(&mut source, validation, &segments, &specification, &estimator, &names, prior.as_ref())
+        })
+        .transpose()?;
+    let moved = pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default();
+    let document = Document {
+        dataset: specification.dataset,
+        estimator,
+        solver,
+        target: specification.target,
+        features: source.design.features().to_vec(),
+        intercept: specification.intercept,
+        weights: specification.weights,
+        online: specification.online,
+        variance_inflation: inflation,
+        fit: document_fit,
+        covariance: specification.covariance,
+        selection,
+        validation,
+        prior: specification.prior,
+        moved,
+        constraints: specification.constraints,
+        warnings,
+        fit_seconds: begun.elapsed().as_secs_f64(),
+    };
+    Ok((document, state))
+}
+
+/// Bounds and constraints speak of design columns, which are known only now.
+fn check_names(specification: &Specification, names: &[String]) -> Result<(), ServiceError> {
+    let mut faults = Vec::new();
+    let mut check = |pointer: String, name: &String, intercept: bool| {
+        if !(names.contains(name) || intercept && specification.intercept && name == "(intercept)") {
+            faults.push(Fault { pointer, detail: "the design has no such column; the version's `coefficients` name those it has".to_owned() });
+        }
+    };
+    if let Estimator::Nnls { lower, upper } = &specification.estimator {
+        lower.keys().for_each(|name| check("/estimator/lower".to_owned(), name, false));
+        upper.keys().for_each(|name| check("/estimator/upper".to_owned(), name, false));
+    }
+    for (index, constraint) in specification.constraints.iter().enumerate() {
+        constraint.coefficients.keys().for_each(|name| check(format!("/constraints/{index}/coefficients"), name, true));
+    }
+    if faults.is_empty() { Ok(()) } else { Err(ServiceError::Request(faults)) }
+}
+
+/// The pretrained model's slopes in this design's columns, p×q; zero where it lacks a column or a target.
+fn prior_slopes(names: &[String], targets: &[String], pretrained: &Pretrained) -> Mat<f64> {
+    let known = pretrained.version.design.column_names();
+    let information = pretrained.state.information();
+    let places: BTreeMap<&str, usize> = known.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+    Mat::from_fn(names.len(), targets.len(), |row, column| {
+        let response = pretrained.version.document.target.iter().position(|target| *target == targets[column]);
+        match (places.get(names[row].as_str()), response) {
+            (Some(&place), Some(response)) => information.coefficients()[(place, response)],
+            _ => 0.0,
+        }
+    })
+}
+
+/// How far each slope moved.
+fn moved(names: &[String], targets: &[String], pretrained: &Pretrained, state: &State) -> Vec<Moved> {
+    let known = pretrained.version.design.column_names();
+    let before = pretrained.state.information();
+    let after = state.information();
+    let mut moved = Vec::new();
+    for (response, target) in targets.iter().enumerate() {
+        let old = pretrained.version.document.target.iter().position(|name| name == target);
+        for (row, name) in names.iter().enumerate() {
+            let place = known.iter().position(|known| known == name);
+            let from = place.zip(old).map(|(place, old)| before.coefficients()[(place, old)]);
+            moved.push(Moved { target: target.clone(), name: name.clone(), from, to: after.coefficients()[(row, response)] });
+        }
+    }
+    moved
+}
+
+/// Fine-tuning with the pretrained model's own information: its state learns the rows, as if it had seen them with its own.
+fn continue_from(
+    source: &mut Source<'_>,
+    pretrained: &Pretrained,
+    specification: &Specification,
+) -> Result<(FitRecord, State, Option<Estimated>), ServiceError> {
+    let before = &pretrained.version.document;
+    if before.target != specification.target || before.intercept != specification.intercept || pretrained.version.design != source.design {
+        return Err(ServiceError::request(
+            "/prior/strength",
+            "the pretrained model's information needs its own target, intercept and features, levels included; a number needs only names in common",
+        ));
+    }
+    let mut state = pretrained.state.afresh();
+    let (mut x, mut low, mut y) = (Vec::new(), Vec::new(), Vec::new());
+    let mut innovations = vec![0.0; specification.target.len()];
+    source.pass(&mut |block| {
+        for row in 0..block.rows() {
+            x.clear();
+            x.extend((0..block.design.ncols()).map(|column| block.design[(row, column)]));
+            low.clear();
+            if let Some(design_low) = block.design_low {
+                low.extend((0..design_low.ncols()).map(|column| design_low[(row, column)]));
+            }
+            y.clear();
+            y.extend((0..block.response.ncols()).map(|column| block.response[(row, column)]));
+            let weight = block.weights.map_or(1.0, |weights| weights[row]);
+            let row = lsq::Row { high: &x, low: (!low.is_empty()).then_some(low.as_slice()) };
+            state.learn(row, &y, weight, 1.0, &mut innovations)?;
+        }
+        Ok(())
+    })?;
+    let record = state.record(&before.fit, 1.0);
+    Ok((record, state.afresh(), None))
+}
+
+fn intercepts(fit: &lsq::Fit, responses: usize) -> Vec<f64> {
+    let found = fit.information.intercept();
+    if found.is_empty() { vec![0.0; responses] } else { found.to_vec() }
+}
+
+/// One estimator on some rows.
+fn estimate(
+    source: &mut dyn RowSource,
+    specification: &Specification,
+    names: &[String],
+    prior: Option<&Mat<f64>>,
+) -> Result<Estimated, lsq::Error> {
+    let intercept = specification.intercept;
+    let plain = lsq::Specification { intercept, solver: specification.solver, ..lsq::Specification::default() };
+    let done = |fit| Estimated { fit, estimator: specification.estimator.clone(), selection: None, warnings: Vec::new() };
+    if !specification.constraints.is_empty() {
+        return constrained(source, specification, names).map(done);
+    }
+    match &specification.estimator {
+        Estimator::Ols => match (&specification.prior, prior) {
+            (Some(asked), Some(prior)) => {
+                let Strength::Number(penalty) = asked.strength else { return Err(lsq::Error::Solver("a prior's strength is a number here")) };
+                Ok(done(lsq::fit(source, &lsq::Specification { penalty, prior: Some(prior.as_ref()), ..plain })?))
+            }
+            _ => Ok(done(lsq::fit(source, &plain)?)),
+        },
+        Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. } => {
+            Ok(done(lsq::fit(source, &lsq::Specification { penalty: *penalty, ..plain })?))
+        }
+        Estimator::Ridge { penalty: Penalty::Chosen(_), penalties } => {
+            let path = lsq::ridge_path(source, intercept, penalties)?;
+            let best = path.points.get(path.best).ok_or(lsq::Error::Solver("there is no penalty to choose from"))?.penalty;
+            let points = path.points.iter().map(|point| PathRecord {
+                penalty: point.penalty,
+                score: finite(point.leave_one_out),
+                std_error: None,
+                gcv: finite(point.generalised_cross_validation),
+                effective_parameters: finite(point.effective_parameters),
+                nonzero: None,
+            });
+            let selection = Selection { by: "leave_one_out".to_owned(), penalty: best, path: points.collect() };
+            Ok(Estimated {
+                fit: lsq::fit(source, &lsq::Specification { penalty: best, ..plain })?,
+                estimator: Estimator::Ridge { penalty: Penalty::Fixed(best), penalties: penalties.clone() },
+                selection: Some(selection),
+                warnings: Vec::new(),
+            })
+        }
+        Estimator::Lasso { penalty, choice, positive } => {
+            let mut estimated = elastic_net(source, intercept, *penalty, 1.0, *choice, *positive)?;
+            let penalty = Penalty::Fixed(estimated.1);
+            estimated.0.estimator = Estimator::Lasso { penalty, choice: *choice, positive: *positive };
+            Ok(estimated.0)
+        }
+        Estimator::ElasticNet { penalty, l1_ratio, choice, positive } => {
+            let mut estimated = elastic_net(source, intercept, *penalty, *l1_ratio, *choice, *positive)?;
+            let penalty = Penalty::Fixed(estimated.1);
+            estimated.0.estimator = Estimator::ElasticNet { penalty, l1_ratio: *l1_ratio, choice: *choice, positive: *positive };
+            Ok(estimated.0)
+        }
+        Estimator::Huber { threshold } => robust(source, intercept, lsq::Loss::Huber { threshold: *threshold }, specification),
+        Estimator::Bisquare { threshold } => robust(source, intercept, lsq::Loss::Bisquare { threshold: *threshold }, specification),
+        Estimator::Nnls { lower, upper } => {
+            let bound = |bounds: &BTreeMap<String, f64>, otherwise: f64| names.iter().map(|name| bounds.get(name).copied().unwrap_or(otherwise)).collect();
+            let bounds = lsq::Bounds { lower: bound(lower, 0.0), upper: bound(upper, f64::INFINITY) };
+            let found = lsq::bounded(source, intercept, &bounds)?;
+            let free = found.active.iter().filter(|active| **active).count() + usize::from(intercept);
+            #[allow(clippy::cast_precision_loss)]
+            let given = lsq::Given {
+                slopes: found.slopes.as_ref(),
+                intercepts: &found.intercepts,
+                active: &found.active,
+                effective_parameters: free as f64,
+            };
+            let mut estimated = done(lsq::around(source, &plain, &given)?);
+            estimated.warnings.push(
+                "standard errors and intervals take it as known which coefficients are at a bound; those have none of their own".to_owned(),
+            );
+            Ok(estimated)
+        }
+    }
+}
+
+/// Lasso and elastic net; with the fit goes the penalty that was used.
+fn elastic_net(
+    source: &mut dyn RowSource,
+    intercept: bool,
+    penalty: Penalty,
+    l1_ratio: f64,
+    choice: Choice,
+    positive: bool,
+) -> Result<(Estimated, f64), lsq::Error> {
+    let asked = match penalty {
+        Penalty::Fixed(penalty) => lsq::ElasticPenalty::Fixed(penalty),
+        Penalty::Chosen(_) => lsq::ElasticPenalty::Auto {
+            folds: choice.folds,
+            seed: choice.seed,
+            one_standard_error: choice.one_standard_error,
+            points: 100,
+            smallest: 1e-3,
+        },
+    };
+    let found = lsq::elastic_net(source, &lsq::ElasticNet { penalty: asked, l1_ratio, intercept, positive })?;
+    let given = lsq::Given {
+        slopes: found.slopes.as_ref(),
+        intercepts: &found.intercepts,
+        active: &found.active,
+        effective_parameters: found.effective_parameters,
+    };
+    // The active columns' information holds the quadratic part of the penalty, n·penalty·(1 − l1_ratio) in the units of a sum of squares.
+    let quadratic = found.weight * found.penalty * (1.0 - l1_ratio);
+    let specification = lsq::Specification { intercept, penalty: quadratic, ..lsq::Specification::default() };
+    let fit = lsq::around(source, &specification, &given)?;
+    let selection = matches!(penalty, Penalty::Chosen(_)).then(|| Selection {
+        by: "cross_validation".to_owned(),
+        penalty: found.penalty,
+        path: found
+            .path
+            .iter()
+            .map(|point| PathRecord {
+                penalty: point.penalty,
+                score: point.validation_mean.and_then(finite),
+                std_error: point.validation_std_error.and_then(finite),
+                gcv: None,
+                effective_parameters: None,
+                nonzero: Some(point.nonzero as u64),
+            })
+            .collect(),
+    });
+    let warnings =
+        vec!["standard errors and intervals are conditional on the penalty and on which coefficients it left: they know nothing of the choice".to_owned()];
+    Ok((Estimated { fit, estimator: Estimator::Ols, selection, warnings }, found.penalty))
+}
+
+fn robust(source: &mut dyn RowSource, intercept: bool, loss: lsq::Loss, specification: &Specification) -> Result<Estimated, lsq::Error> {
+    let found = lsq::robust(source, &lsq::Robust { loss, intercept, ..lsq::Robust::default() })?;
+    let mut warnings = Vec::new();
+    if !found.converged {
+        warnings.push(format!("the reweighting had not settled after {} rounds", found.rounds));
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let lowered = found.weights.iter().filter(|weight| **weight < 0.5).count();
+    if lowered > 0 {
+        warnings.push(format!("{lowered} of {} rows count for less than half of their weight", found.weights.len()));
+    }
+    Ok(Estimated { fit: found.into_fit()?, estimator: specification.estimator.clone(), selection: None, warnings })
+}
+
+fn constrained(source: &mut dyn RowSource, specification: &Specification, names: &[String]) -> Result<lsq::Fit, lsq::Error> {
+    let constraints = &specification.constraints;
+    let responses = specification.target.len();
+    let value = |row: usize, name: &str| constraints[row].coefficients.get(name).copied().unwrap_or(0.0);
+    let asked = lsq::Constraints {
+        slopes: Mat::from_fn(constraints.len(), names.len(), |row, column| value(row, &names[column])),
+        intercept: specification.intercept.then(|| (0..constraints.len()).map(|row| value(row, "(intercept)")).collect()),
+        values: Mat::from_fn(constraints.len(), responses, |row, _| constraints[row].value),
+    };
+    let found = lsq::constrained(source, specification.intercept, &asked)?;
+    #[allow(clippy::cast_precision_loss)]
+    let spent = found.observations as f64 - found.degrees_of_freedom;
+    let given = lsq::Given {
+        slopes: found.slopes.as_ref(),
+        intercepts: &found.intercepts,
+        active: &vec![true; names.len()],
+        effective_parameters: spent,
+    };
+    let plain = lsq::Specification { intercept: specification.intercept, ..lsq::Specification::default() };
+    let mut fit = lsq::around(source, &plain, &given)?;
+    let covariances: Vec<Mat<f64>> =
+        fit.information.residual_variance().iter().map(|variance| &found.unscaled_covariance * faer::Scale(*variance)).collect();
+    if covariances.iter().all(|covariance| covariance.norm_max().is_finite()) {
+        fit.information.set_raw_covariance(&covariances)?;
+    }
+    Ok(fit)
+}
+
+fn covariance_of<'a>(covariance: &Covariance, codes: &'a [u32]) -> lsq::Covariance<'a> {
+    match covariance {
+        Covariance::Classical => lsq::Covariance::Classical,
+        Covariance::Hc0 => lsq::Covariance::Hc0,
+        Covariance::Hc1 => lsq::Covariance::Hc1,
+        Covariance::Hc2 => lsq::Covariance::Hc2,
+        Covariance::Hc3 => lsq::Covariance::Hc3,
+        Covariance::Hac { lags } => lsq::Covariance::Hac { lags: usize::try_from(*lags).unwrap_or(usize::MAX) },
+        Covariance::Cluster { .. } => lsq::Covariance::Cluster { groups: codes },
+    }
+}
+
+/// The segment of time, in 0..=folds, of each row: as many rows in each as ties allow.
+fn segments(moments: &[f64], folds: u32) -> Vec<u32> {
+    let mut sorted = moments.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let count = u64::from(folds) + 1;
+    let cuts: Vec<f64> = (1..count)
+        .filter_map(|index| sorted.get(usize::try_from(index * sorted.len() as u64 / count).unwrap_or(usize::MAX)).copied())
+        .collect();
+    #[allow(clippy::cast_possible_truncation)] // at most `folds`
+    moments.iter().map(|moment| cuts.iter().filter(|cut| *cut <= moment).count() as u32).collect()
+}
+
+fn validated(
+    source: &mut Source<'_>,
+    validation: &Validation,
+    segments: &[u32],
+    specification: &Specification,
+    estimator: &Estimator,
+    names: &[String],
+    prior: Option<&Mat<f64>>,
+) -> Result<ValidationRecord, ServiceError> {
+    let segment = |row: u64| usize::try_from(row).ok().and_then(|row| segments.get(row)).copied().unwrap_or(0);
+    let plan = match validation {
+        Validation::KFold { folds, seed } => lsq::Plan::KFold { folds: *folds, seed: *seed },
+        Validation::Loo => lsq::Plan::LeaveOneOut,
+        Validation::Holdout { fraction, seed } => lsq::Plan::HoldOut { fraction: *fraction, seed: *seed },
+        Validation::Time { folds, .. } => lsq::Plan::Time { folds: *folds, segment: &segment },
+    };
+    let penalty = match estimator {
+        Estimator::Ols => Some(0.0),
+        Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. } => Some(*penalty),
+        _ => None,
+    };
+    let simple = specification.prior.is_none() && specification.constraints.is_empty() && specification.solver == lsq::Solver::Auto;
+    let found = match penalty {
+        // A penalty chosen by the data is chosen anew in each fold: choosing it is part of the fit.
+        Some(penalty) if simple && *estimator == specification.estimator => {
+            let asked = lsq::Specification { intercept: specification.intercept, penalty, ..lsq::Specification::default() };
+            lsq::validate_least_squares(source, plan, &asked)?
+        }
+        _ if matches!(validation, Validation::Loo) => {
+            return Err(ServiceError::request("/validation/kind", "`loo` is for `ols` and `ridge` with a penalty of its own; ask for `kfold`"));
+        }
+        _ => lsq::validate(source, plan, &mut |rows| {
+            let estimated = estimate(rows, specification, names, prior)?;
+            Ok((estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len())))
+        })?,
+    };
+    let record = |score: &lsq::FoldScore| FoldRecord { rows: score.rows, rmse: finite(score.rmse), mae: finite(score.mae), r2: finite(score.r2) };
+    Ok(ValidationRecord {
+        plan: validation.clone(),
+        folds: found.iter().map(|found| found.folds.iter().map(record).collect()).collect(),
+        pooled: found.iter().map(|found| record(&found.pooled)).collect(),
+    })
+}
+
+/// What a reader must know before trusting the fit, in plain words.
+fn warnings_of(fit: &lsq::Fit, names: &[String], specification: &Specification) -> Vec<String> {
+    let named = |columns: &[usize]| {
+        columns.iter().map(|column| names.get(*column).map_or("the intercept", String::as_str)).collect::<Vec<_>>().join(", ")
+    };
+    let mut warnings = Vec::new();
+    if !fit.constant.is_empty() && specification.intercept {
+        warnings.push(format!("these columns do not vary, so they tell nothing that the intercept does not: {}", named(&fit.constant)));
+    }
+    for group in &fit.collinear {
+        warnings.push(format!(
+            "the design is rank deficient: these columns are linear combinations of one another, and share their effect by the minimum-norm solution: {}",
+            named(group)
+        ));
+    }
+    if fit.degrees_of_freedom <= 0.0 {
+        warnings.push("there are no degrees of freedom left: standard errors, tests and intervals are not defined".to_owned());
+    }
+    for (target, exact) in specification.target.iter().zip(&fit.exact_fit) {
+        if *exact {
+            warnings.push(format!("the fit of {target} is exact to rounding: its residuals are zero, so F is infinite and tests mean nothing"));
+        }
+    }
+    if fit.digits < 6.0 {
+        warnings
+            .push(format!("the problem is so ill-conditioned that only about {:.0} digits of the worst coefficient can be trusted", fit.digits.max(0.0)));
+    }
+    if matches!(specification.estimator, Estimator::Ridge { .. }) || specification.prior.is_some() {
+        warnings.push("standard errors and intervals are conditional on the penalty".to_owned());
+    }
+    warnings
+}

@@ -1,0 +1,179 @@
+//! The chunks of a dataset as rows of a problem: read again and again, only the columns that are needed, ahead of the arithmetic.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::datasets::Opened;
+use super::error::ServiceError;
+use super::jobs::Running;
+use crate::features::{self, Block, BlockError, Design, Encoding, Feature, Roles};
+use crate::frame::{ColumnType, Frame};
+use crate::lsq::{self, RowSource};
+
+/// Cells of a block of X: bounds memory for wide designs.
+const BLOCK_CELLS: usize = 512 * 1024;
+/// Decoded columns that a fit may keep between passes.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// A dataset as a source of blocks.
+pub(super) struct Source<'a> {
+    pub(super) runtime: &'a tokio::runtime::Handle,
+    pub(super) running: &'a Running,
+    pub(super) dataset: Arc<Opened>,
+    /// Indices of dataset columns: features, targets, weights, and one more whose gaps leave rows out as theirs do.
+    pub(super) columns: Vec<usize>,
+    pub(super) design: Design,
+    pub(super) targets: usize,
+    pub(super) weighted: bool,
+    /// All frames, once a pass has shown that they are small.
+    pub(super) cache: Option<Vec<Frame>>,
+    pub(super) passes: u64,
+    /// Rows that the last pass left out.
+    pub(super) skipped: u64,
+}
+
+impl Source<'_> {
+    pub(super) fn total_rows(&self) -> u64 {
+        self.dataset.description.row.rows
+    }
+
+    /// Every frame in order.
+    fn frames(&mut self, mut visit: impl FnMut(&Frame, u64) -> Result<(), ServiceError>) -> Result<(), ServiceError> {
+        self.passes += 1;
+        let total = self.total_rows();
+        let stage = if self.passes == 1 { "reading" } else { "solving" };
+        let mut done = 0;
+        let mut advance = |frame: &Frame| -> Result<(), ServiceError> {
+            if self.running.is_cancelled() {
+                return Err(ServiceError::Cancelled);
+            }
+            visit(frame, done)?;
+            done += frame.rows as u64;
+            self.running.progress(stage, done, total);
+            Ok(())
+        };
+        if let Some(frames) = &self.cache {
+            return frames.iter().try_for_each(advance);
+        }
+        let bytes = usize::try_from(total).unwrap_or(usize::MAX).saturating_mul(8 * self.columns.len());
+        let mut kept = (bytes <= CACHE_BYTES).then(Vec::new);
+        let (sender, mut receiver) = mpsc::channel(2);
+        let (dataset, columns) = (self.dataset.clone(), self.columns.clone());
+        self.runtime.spawn(async move {
+            for chunk in &dataset.chunks {
+                let frame = dataset.frame(chunk, &columns).await;
+                let failed = frame.is_err();
+                if sender.send(frame).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        while let Some(frame) = receiver.blocking_recv() {
+            let frame = frame?;
+            advance(&frame)?;
+            if let Some(kept) = &mut kept {
+                kept.push(frame);
+            }
+        }
+        self.cache = kept;
+        Ok(())
+    }
+
+    /// First pass, when there are categories: the levels that occur in complete rows, sorted (numbers by size, texts by code point).
+    pub(super) fn find_levels(&mut self, features: &mut [Feature]) -> Result<(), ServiceError> {
+        let categorical = |feature: &Feature| matches!(feature.encoding, Encoding::Onehot { .. });
+        if !features.iter().any(categorical) {
+            return Ok(());
+        }
+        let mut found = vec![BTreeSet::new(); features.len()];
+        let kinds: Vec<bool> = features.iter().map(categorical).collect();
+        self.frames(|frame, _| {
+            for (index, levels) in found.iter_mut().enumerate().filter(|(index, _)| kinds[*index]) {
+                features::levels_of_complete_rows(&frame.columns, index, levels).map_err(block_error)?;
+            }
+            Ok(())
+        })?;
+        for (feature, found) in features.iter_mut().zip(found) {
+            if let Encoding::Onehot { levels, .. } = &mut feature.encoding {
+                *levels = found.into_iter().collect();
+                if feature.kind == ColumnType::Integer {
+                    levels.sort_by_key(|level| level.parse::<i64>().unwrap_or(i64::MAX));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source<'_> {
+    /// A code for each complete row, equal where the last column's values are.
+    pub(super) fn groups(&mut self) -> Result<Vec<u32>, ServiceError> {
+        let index = self.columns.len() - 1;
+        let (mut known, mut codes) = (HashMap::new(), Vec::new());
+        self.frames(|frame, _| features::codes_of_complete_rows(&frame.columns, index, &mut known, &mut codes).map_err(block_error))?;
+        Ok(codes)
+    }
+
+    /// The last column of each complete row as a number; a timestamp as its microseconds.
+    pub(super) fn moments(&mut self) -> Result<Vec<f64>, ServiceError> {
+        let index = self.columns.len() - 1;
+        let mut moments = Vec::new();
+        self.frames(|frame, _| features::numbers_of_complete_rows(&frame.columns, index, &mut moments).map_err(block_error))?;
+        Ok(moments)
+    }
+}
+
+fn block_error(error: BlockError) -> ServiceError {
+    match error {
+        BlockError::NegativeWeight(_) => ServiceError::Fit(error.to_string()),
+        BlockError::Type | BlockError::Level => ServiceError::Internal("a stored dataset changed under a fit"),
+    }
+}
+
+impl RowSource for Source<'_> {
+    fn predictors(&self) -> usize {
+        self.design.width()
+    }
+
+    fn responses(&self) -> usize {
+        self.targets
+    }
+
+    fn pass(&mut self, visit: &mut dyn FnMut(&lsq::Block<'_>) -> Result<(), lsq::Error>) -> Result<(), lsq::Error> {
+        let design = self.design.clone();
+        let roles = Roles { design: &design, targets: self.targets, weighted: self.weighted };
+        let rows_at_once = (BLOCK_CELLS / design.width().max(1)).clamp(64, 8192);
+        let mut block = Block::default();
+        let mut skipped = 0;
+        let mut refused = None;
+        let outcome = self.frames(|frame, first_row| {
+            let mut begin = 0;
+            while begin < frame.rows {
+                let end = frame.rows.min(begin + rows_at_once);
+                skipped += features::assemble(roles, &frame.columns, begin..end, &mut block).map_err(|error| match error {
+                    BlockError::NegativeWeight(row) => ServiceError::Fit(format!("row {}: the weight is negative", first_row + row as u64 + 1)),
+                    other => block_error(other),
+                })? as u64;
+                begin = end;
+                if block.rows() == 0 {
+                    continue;
+                }
+                let rows = lsq::Block { design: block.design(), design_low: block.design_low(), response: block.response(), weights: block.weights() };
+                if let Err(error) = visit(&rows) {
+                    refused = Some(error);
+                    return Err(ServiceError::Cancelled);
+                }
+            }
+            Ok(())
+        });
+        self.skipped = skipped;
+        match (refused, outcome) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok(()),
+            (None, Err(ServiceError::Cancelled)) => Err(lsq::Error::Interrupted),
+            (None, Err(error)) => Err(lsq::Error::Source(error.to_string())),
+        }
+    }
+}
