@@ -4,6 +4,7 @@
 mod deficient;
 mod exact;
 mod recursive;
+mod strd;
 
 use faer::Mat;
 use lsqd::lsq::{Fit, Matrices, Solver, Specification, fit};
