@@ -26,9 +26,12 @@ pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, hea
         fingerprint.add(&body);
     }
     let specification = read(&body)?;
-    let fitted = app.service.fit(&name, specification, extract::wait(&headers), extract::if_match(&headers), idempotency).await?;
+    let wait = extract::wait(&headers);
+    let fitted = app.service.fit(&name, specification, wait, extract::if_match(&headers), idempotency).await?;
     let job = fitted.value;
     let mut response = match (job.state, job.problem.clone()) {
+        // Who does not wait is told of the job, even if it is over by now.
+        _ if wait.is_zero() => jobs::accepted(&job),
         (JobState::Queued | JobState::Running, _) => jobs::accepted(&job),
         (_, Some(problem)) => ApiError::from(problem).into_response(),
         (_, None) => {

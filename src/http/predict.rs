@@ -61,6 +61,8 @@ impl Dialect {
 struct Wanted {
     leverage: bool,
     extrapolates: bool,
+    interval: bool,
+    explain: bool,
 }
 
 pub(super) async fn predict(
@@ -71,7 +73,7 @@ pub(super) async fn predict(
     body: Body,
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
-    let (mut question, wanted) = asked(query.as_deref(), dialect)?;
+    let (mut question, mut wanted) = asked(query.as_deref(), dialect)?;
     let (_, version, state) = app.service.version(&name).await?;
     drop(state);
     let body = extract::whole(body, app.body_limit).await?;
@@ -90,6 +92,7 @@ pub(super) async fn predict(
         Ok((rows, question))
     };
     let (rows, question) = if large { off_thread(parse).await? } else { parse()? };
+    (wanted.interval, wanted.explain) = (question.interval.is_some(), question.explain);
     let predicted = app.service.predict(version, rows, question).await?;
     let write = move || {
         let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
@@ -121,14 +124,14 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<
 /// The query: `fields` (what is answered), and for CSV and NDJSON `interval` and `level`, which JSON carries in its body.
 fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted), ApiError> {
     let mut question = Question { leverage: true, ..Question::default() };
-    let mut wanted = Wanted { leverage: true, extrapolates: true };
+    let mut wanted = Wanted { leverage: true, extrapolates: true, interval: false, explain: false };
     let mut faults = Vec::new();
     let (mut kind, mut level) = (None, 0.95);
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
             "fields" => {
-                wanted = Wanted { leverage: false, extrapolates: false };
+                (wanted.leverage, wanted.extrapolates) = (false, false);
                 for field in value.split([',']).flat_map(|part| part.split("%2C")) {
                     match field {
                         "leverage" => wanted.leverage = true,
@@ -279,10 +282,10 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
     push_rows(out, targets, &answer.predictions);
     for (name, values) in [("lower", &answer.lower), ("upper", &answer.upper)] {
         out.extend_from_slice(format!(",\"{name}\":").as_bytes());
-        if values.is_empty() {
-            out.extend_from_slice(b"null");
-        } else {
+        if wanted.interval {
             push_rows(out, targets, values);
+        } else {
+            out.extend_from_slice(b"null");
         }
     }
     out.extend_from_slice(b",\"leverage\":");
@@ -298,11 +301,11 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
         out.extend_from_slice(b"null");
     }
     out.extend_from_slice(b",\"contributions\":");
-    if answer.contributions.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
+    if wanted.explain {
         let each = (predicted.version.document.features.len() + 1) * targets.len();
         push_list(out, answer.contributions.chunks_exact(each), |out, row| push_contributions(out, predicted, row));
+    } else {
+        out.extend_from_slice(b"null");
     }
     out.extend_from_slice(b",\"prediction_ids\":null}");
 }
@@ -339,7 +342,7 @@ fn write_csv(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
     let answer = &predicted.answer;
     let groups: Vec<(&str, &[f64])> = [("prediction", &answer.predictions), ("lower", &answer.lower), ("upper", &answer.upper)]
         .into_iter()
-        .filter(|(_, values)| !values.is_empty())
+        .filter(|(name, _)| wanted.interval || *name == "prediction")
         .map(|(name, values)| (name, values.as_slice()))
         .collect();
     let mut first = true;

@@ -367,7 +367,8 @@ fn root(source: &mut dyn RowSource, scan: &Scan, free: &Mat<f64>) -> Result<Mat<
     let triangle = qr::triangle(source, coordinates, &varying, 0.0)?;
     let kept = Mat::from_fn(varying.len(), size, |row, column| free[(varying[row], column)]);
     let product = &triangle * kept;
-    let svd = Svd::new(product.as_ref()).map_err(|_| Error::Solver("the singular value decomposition of the reduced rows did not converge"))?;
+    let svd =
+        Svd::new(product.as_ref()).map_err(|_| Error::Solver("the singular value decomposition of the reduced rows did not converge"))?;
     let values = svd.S().column_vector();
     let count = product.nrows().min(size);
     // Z may hide large columns from the rows: what is rounding is measured by the rows themselves.

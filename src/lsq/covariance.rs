@@ -67,7 +67,12 @@ pub fn covariance(source: &mut dyn RowSource, fit: &Fit, kind: Covariance<'_>) -
     let (middles, factor) = match kind {
         Covariance::Classical => {
             let variances = fit.statistics.iter().map(|figures| figures.residual_std.powi(2));
-            (variances.map(|variance| Mat::from_fn(whitening.rank(), whitening.rank(), |i, j| if i == j { variance } else { 0.0 })).collect(), 1.0)
+            (
+                variances
+                    .map(|variance| Mat::from_fn(whitening.rank(), whitening.rank(), |i, j| if i == j { variance } else { 0.0 }))
+                    .collect(),
+                1.0,
+            )
         }
         Covariance::Hc0 => (independent(source, &whitening, |_| 1.0)?, 1.0),
         Covariance::Hc1 => (independent(source, &whitening, |_| 1.0)?, made_good),
@@ -207,7 +212,14 @@ fn in_time(source: &mut dyn RowSource, whitening: &Whitening<'_>, lags: usize, o
 }
 
 /// Adds vvᵀ for the moving sums v that end at the rows of a range.
-fn moving_sums(part: &mut Part, whitening: &Whitening<'_>, block: &Block<'_>, range: std::ops::Range<usize>, at_once: usize, tail: &Mat<f64>) {
+fn moving_sums(
+    part: &mut Part,
+    whitening: &Whitening<'_>,
+    block: &Block<'_>,
+    range: std::ops::Range<usize>,
+    at_once: usize,
+    tail: &Mat<f64>,
+) {
     if range.is_empty() {
         return;
     }
@@ -285,7 +297,8 @@ fn in_groups(source: &mut dyn RowSource, whitening: &Whitening<'_>, groups: &[u3
     let mut first = 0;
     while first < codes {
         let count = at_once.min(codes - first);
-        let mut parts: Vec<(Chunk, Mat<f64>)> = (0..part_count()).map(|_| (Chunk::default(), Mat::zeros(count, size * responses))).collect();
+        let mut parts: Vec<(Chunk, Mat<f64>)> =
+            (0..part_count()).map(|_| (Chunk::default(), Mat::zeros(count, size * responses))).collect();
         let mut passed = 0;
         source.pass(&mut |block| {
             let own = groups.get(passed..passed + block.rows()).ok_or(MISFIT)?;

@@ -341,7 +341,15 @@ impl<'a> Study<'a> {
     }
 
     /// Adds the rows of a chunk, the first of which has the place `first`.
-    fn judge(&self, chunk: &Chunk, first: u64, scratch: &mut Vec<f64>, out: &mut RowDiagnostics, sums: &mut Sums, effects: &mut Vec<Effects>) {
+    fn judge(
+        &self,
+        chunk: &Chunk,
+        first: u64,
+        scratch: &mut Vec<f64>,
+        out: &mut RowDiagnostics,
+        sums: &mut Sums,
+        effects: &mut Vec<Effects>,
+    ) {
         let rows = chunk.rows();
         out.leverage.extend_from_slice(&chunk.leverage);
         sums.decisive += chunk.leverage.iter().filter(|leverage| 1.0 - **leverage <= FREE).count() as u64;
@@ -434,7 +442,8 @@ impl<'a> Study<'a> {
             let mut gram = sums.gram.clone();
             mirror(&mut gram);
             // Columns of one length, so that a dependency shows in the eigenvalues.
-            let scale: Vec<f64> = (0..gram.nrows()).map(|place| gram[(place, place)]).map(|own| if own > 0.0 { own.sqrt().recip() } else { 0.0 }).collect();
+            let scale: Vec<f64> =
+                (0..gram.nrows()).map(|place| gram[(place, place)]).map(|own| if own > 0.0 { own.sqrt().recip() } else { 0.0 }).collect();
             let gram = Mat::from_fn(gram.nrows(), gram.nrows(), |i, j| gram[(i, j)] * scale[i] * scale[j]);
             let Ok(eigen) = gram.self_adjoint_eigen(Side::Lower) else { return Test { statistic: f64::NAN, p: f64::NAN } };
             let (mut explained, mut rank) = (0.0, 0);
@@ -482,7 +491,10 @@ impl Top {
     /// Takes a value in, by its size; the earlier row stands before the later one of the same size.
     fn offer(&mut self, row: u64, value: f64) {
         let size = value.abs();
-        if size.is_nan() || self.count == 0 || (self.rows.len() == self.count && self.rows.last().is_some_and(|last| last.value.abs() >= size)) {
+        if size.is_nan()
+            || self.count == 0
+            || (self.rows.len() == self.count && self.rows.last().is_some_and(|last| last.value.abs() >= size))
+        {
             return;
         }
         self.rows.truncate(self.count - 1);
@@ -585,7 +597,8 @@ impl Moments {
         let expected = 3.0 * (n - 1.0) / (n + 1.0);
         let variance = 24.0 * n * (n - 2.0) * (n - 3.0) / ((n + 1.0).powi(2) * (n + 3.0) * (n + 5.0));
         let x = (self.kurtosis - expected) / variance.sqrt();
-        let lean = 6.0 * (n * n - 5.0 * n + 2.0) / ((n + 7.0) * (n + 9.0)) * (6.0 * (n + 3.0) * (n + 5.0) / (n * (n - 2.0) * (n - 3.0))).sqrt();
+        let lean =
+            6.0 * (n * n - 5.0 * n + 2.0) / ((n + 7.0) * (n + 9.0)) * (6.0 * (n + 3.0) * (n + 5.0) / (n * (n - 2.0) * (n - 3.0))).sqrt();
         let degrees = 6.0 + 8.0 / lean * (2.0 / lean + (1.0 + 4.0 / (lean * lean)).sqrt());
         let spread = 2.0 / (9.0 * degrees);
         let denominator = 1.0 + x * (2.0 / (degrees - 4.0)).sqrt();

@@ -195,8 +195,7 @@ pub fn elastic_net(source: &mut dyn RowSource, specification: &ElasticNet) -> Re
         finals.push(last);
     }
     let predictors = moments.coordinates.predictors();
-    let active: Vec<bool> =
-        (0..predictors).map(|predictor| descents.iter().any(|descent| descent.values[predictor] != 0.0)).collect();
+    let active: Vec<bool> = (0..predictors).map(|predictor| descents.iter().any(|descent| descent.values[predictor] != 0.0)).collect();
     #[allow(clippy::cast_precision_loss)]
     let work = moments.rows as f64 * (active.iter().filter(|active| **active).count() as f64).powi(2);
     let refine = weakest < SOUND || work <= PRECISE_WORK;
@@ -251,15 +250,20 @@ struct Part {
 
 /// Cells of a buffer that stay in a core's second-level cache: longer runs of each fold make its products faster.
 const BUFFER_CELLS: usize = 48 * 1024;
-/// Cells of all threads' products together.
+/// Cells of all threads' products together, beyond which fewer threads share the pass; and of the folds' products at the most, 2 GiB.
 const PRODUCT_CELLS: usize = 1 << 26;
+const MOST_CELLS: usize = 1 << 28;
 
 impl Moments {
     /// Makes the pass.
     fn of(source: &mut dyn RowSource, intercept: bool, folds: u32, seed: u64) -> Result<Self, Error> {
         let (predictors, responses) = (source.predictors(), source.responses());
         let width = 1 + predictors + responses;
-        let threads = (PRODUCT_CELLS / (folds as usize * width * width)).clamp(1, part_count());
+        let cells = (folds as usize).saturating_mul(width.saturating_mul(width));
+        if folds > 1 && cells > MOST_CELLS {
+            return Err(Error::Solver("there are too many folds for so many columns"));
+        }
+        let threads = (PRODUCT_CELLS / cells).clamp(1, part_count());
         let mut parts: Vec<Part> = (0..threads)
             .map(|_| Part {
                 buffer: Vec::new(),
@@ -309,8 +313,12 @@ impl Moments {
             return Err(Error::NoWeight);
         }
         let moved = means(&total, intercept);
-        let centre: Vec<f64> =
-            shift.iter().zip(scale).zip(&moved).map(|((shift, scale), moved)| if intercept { shift + moved / scale } else { 0.0 }).collect();
+        let centre: Vec<f64> = shift
+            .iter()
+            .zip(scale)
+            .zip(&moved)
+            .map(|((shift, scale), moved)| if intercept { shift + moved / scale } else { 0.0 })
+            .collect();
         let mut ratio = vec![1.0; total.nrows()];
         let mut own = scale[..predictors].to_vec();
         for index in 0..predictors {
@@ -327,12 +335,8 @@ impl Moments {
                 }
             }
         }
-        self.coordinates = Coordinates {
-            intercept,
-            centre: centre[..predictors].to_vec(),
-            scale: own,
-            response_centre: centre[predictors..].to_vec(),
-        };
+        self.coordinates =
+            Coordinates { intercept, centre: centre[..predictors].to_vec(), scale: own, response_centre: centre[predictors..].to_vec() };
         Ok(())
     }
 
@@ -352,9 +356,8 @@ impl Moments {
         let moved = means(product, self.coordinates.intercept);
         let weight = product[(0, 0)];
         let own = predictors + response;
-        let constant: Vec<bool> = (0..predictors)
-            .map(|index| !varies(about(product, &moved, index, index), product[(1 + index, 1 + index)]))
-            .collect();
+        let constant: Vec<bool> =
+            (0..predictors).map(|index| !varies(about(product, &moved, index, index), product[(1 + index, 1 + index)])).collect();
         let entry = |row: usize, column: usize| {
             if constant[row] || constant[column] { 0.0 } else { about(product, &moved, row, column) / weight }
         };
@@ -906,7 +909,8 @@ impl<'a> Descent<'a> {
             if level.first[predictor] > 0.0 {
                 largest = largest.max(if self.positive { own } else { own.abs() } / level.first[predictor]);
             } else if !(self.positive && value == 0.0 && own < 0.0) {
-                let curvature = if level.second[predictor] > 0.0 { level.second[predictor] } else { self.problem.gram[(predictor, predictor)] };
+                let curvature =
+                    if level.second[predictor] > 0.0 { level.second[predictor] } else { self.problem.gram[(predictor, predictor)] };
                 if curvature > 0.0 {
                     smooth += 0.5 * own * own / curvature;
                 }
@@ -1001,7 +1005,8 @@ fn polished(
             let steps = last.factor.solve(&right);
             let sizes = last.nonzero.iter().map(|predictor| coefficients.get(place(*predictor), response).hi.abs());
             let largest = sizes.clone().fold(0.0, f64::max);
-            let changes = steps.iter().zip(sizes).map(|(step, size)| if *step == 0.0 { 0.0 } else { step.abs() / size.max(1e-6 * largest) });
+            let changes =
+                steps.iter().zip(sizes).map(|(step, size)| if *step == 0.0 { 0.0 } else { step.abs() / size.max(1e-6 * largest) });
             worst = changes.fold(worst, f64::max);
             for (&predictor, step) in last.nonzero.iter().zip(&steps) {
                 let next = coefficients.get(place(predictor), response) + Double::from(*step);

@@ -18,6 +18,9 @@ pub enum Error {
     /// A solver was asked for that cannot solve this problem.
     #[error("{0}")]
     Solver(&'static str),
+    /// Gradient descent went up and away; the text is the rate below which it does not.
+    #[error("gradient descent diverged: the learning rate is too large; with all rows at once it is stable below {0}")]
+    Diverged(String),
     /// The visitor of rows asked for the end.
     #[error("interrupted")]
     Interrupted,

@@ -100,14 +100,21 @@ pub fn bounded(source: &mut dyn RowSource, intercept: bool, bounds: &Bounds) -> 
     if predictors > 0 && (weakest < SOUND || work <= PRECISE_WORK) {
         let levels = refined(source, &scan, &limits, &mut states)?;
         if intercept {
-            intercepts.extend(states.iter().zip(&levels).enumerate().map(|(response, (state, level))| {
-                raw_intercept(coordinates, response, *level, |predictor| state.values[predictor])
-            }));
+            intercepts.extend(
+                states
+                    .iter()
+                    .zip(&levels)
+                    .enumerate()
+                    .map(|(response, (state, level))| raw_intercept(coordinates, response, *level, |predictor| state.values[predictor])),
+            );
         }
     } else if intercept {
-        intercepts.extend(states.iter().enumerate().map(|(response, state)| {
-            raw_intercept(coordinates, response, Double::ZERO, |predictor| state.values[predictor])
-        }));
+        intercepts.extend(
+            states
+                .iter()
+                .enumerate()
+                .map(|(response, state)| raw_intercept(coordinates, response, Double::ZERO, |predictor| state.values[predictor])),
+        );
     }
     let inside = |predictor: usize, state: &State| {
         let value = state.values[predictor].to_f64();
@@ -203,15 +210,8 @@ pub(super) fn against_rows(
     let mut last = f64::INFINITY;
     let mut pass = 0;
     loop {
-        let task = Task {
-            coordinates,
-            order,
-            dependent: &[],
-            whiten: None,
-            coefficients,
-            precise_whitening: false,
-            precise_residuals: true,
-        };
+        let task =
+            Task { coordinates, order, dependent: &[], whiten: None, coefficients, precise_whitening: false, precise_residuals: true };
         let outcome = refine::pass(source, &task)?;
         finite(&outcome)?;
         let before = coefficients.clone();
@@ -299,7 +299,14 @@ impl State {
     }
 
     /// The predictor that is not free but would lower the objective by most if it were: its gradient points into the bounds.
-    fn candidate(&self, gram: &Mat<f64>, limits: &Bounds, blocked: &[bool], gradient: &[f64], size: impl Fn(usize) -> f64) -> Option<usize> {
+    fn candidate(
+        &self,
+        gram: &Mat<f64>,
+        limits: &Bounds,
+        blocked: &[bool],
+        gradient: &[f64],
+        size: impl Fn(usize) -> f64,
+    ) -> Option<usize> {
         let mut best = None;
         let mut most = 0.0;
         let mut taken = self.constant.clone();

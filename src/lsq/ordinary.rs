@@ -103,6 +103,10 @@ pub struct Statistics {
 /// See [`Error`]; rank deficiency is not one.
 pub fn fit(source: &mut dyn RowSource, specification: &Specification<'_>) -> Result<Fit, Error> {
     let scan = gram::scan(source, specification.intercept)?;
+    // A penalty on a column of almost nothing: in the column's own units it leaves the range of floats.
+    if scan.coordinates.scale.iter().any(|scale| !(specification.penalty * scale * scale).is_finite()) {
+        return Err(Error::Overflow);
+    }
     let start = Preconditioner::choose(source, &scan, specification)?;
     let solution = solve(source, &scan, specification, start)?;
     conclude(&scan, specification, solution, None)
@@ -428,6 +432,9 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
             let mut outcome = refine::pass(source, &task)?;
             if let Some(place) = outcome.residual_squares.iter().position(|square| !square.to_f64().is_finite()) {
                 return Err(if outcome.raw_squares.get(place).is_some_and(|square| square.is_nan()) { Error::NonFinite } else { Error::Overflow });
+            }
+            if !(0..outcome.gram.ncols()).all(|place| outcome.gram[(place, place)].is_finite()) {
+                return Err(Error::Overflow);
             }
             penalise(&mut outcome, &task, &basis.inverse, specification);
             let mut improve = None;

@@ -77,7 +77,8 @@ impl Basis {
         let coordinates = &scan.coordinates;
         let predictors = coordinates.predictors();
         // The largest raw deviation is taken to the size of √Σw.
-        let smallest = (0..predictors).filter(|place| !scan.constant[*place]).map(|place| coordinates.scale[place]).fold(f64::INFINITY, f64::min);
+        let smallest =
+            (0..predictors).filter(|place| !scan.constant[*place]).map(|place| coordinates.scale[place]).fold(f64::INFINITY, f64::min);
         let unit = if smallest.is_finite() { power_of_two_below_inverse(smallest.recip()) } else { 1.0 };
         let raw: Vec<f64> = (0..predictors).map(|place| if scan.constant[place] { 0.0 } else { unit / coordinates.scale[place] }).collect();
         let gram = Mat::from_fn(predictors, predictors, |i, j| scan.gram[(i, j)] * raw[i] * raw[j]);
@@ -98,9 +99,14 @@ impl Basis {
             let triangle = qr::triangle(source, coordinates, &columns, 0.0)?;
             let ones = usize::from(coordinates.intercept);
             let rows = triangle.nrows().saturating_sub(ones);
-            let raw_triangle = Mat::from_fn(rows.max(1), predictors, |row, place| {
-                if row < rows { triangle[(ones + row, ones + place)] * raw[place] } else { 0.0 }
-            });
+            let raw_triangle =
+                Mat::from_fn(
+                    rows.max(1),
+                    predictors,
+                    |row, place| {
+                        if row < rows { triangle[(ones + row, ones + place)] * raw[place] } else { 0.0 }
+                    },
+                );
             let svd = raw_triangle.thin_svd().map_err(|_| FAILED)?;
             let singular = svd.S().column_vector();
             let cut = f64::EPSILON * singular[0];
@@ -203,7 +209,11 @@ impl<'a> Path<'a> {
                     penalty: self.penalties[point],
                     effective_parameters: self.effective[point],
                     leave_one_out: mean(|part| &part.left_out, point),
-                    generalised_cross_validation: if free > FREE { mean(|part| &part.squared, point) / (free * free) } else { f64::INFINITY },
+                    generalised_cross_validation: if free > FREE {
+                        mean(|part| &part.squared, point) / (free * free)
+                    } else {
+                        f64::INFINITY
+                    },
                 }
             })
             .collect();

@@ -418,7 +418,11 @@ fn conclude(errors: &[Errors], separate: bool) -> Validation {
 ///
 /// # Errors
 /// The source's, those of [`fit`], and a plan without folds.
-pub fn validate_least_squares(source: &mut dyn RowSource, plan: Plan<'_>, specification: &Specification<'_>) -> Result<Vec<Validation>, Error> {
+pub fn validate_least_squares(
+    source: &mut dyn RowSource,
+    plan: Plan<'_>,
+    specification: &Specification<'_>,
+) -> Result<Vec<Validation>, Error> {
     if matches!(plan, Plan::LeaveOneOut) {
         return leave_one_out(source, specification);
     }
@@ -534,7 +538,8 @@ impl GroupSums {
         }
         let gram = Mat::from_fn(predictors, predictors, |i, j| (about(i, j) + if i == j { penalty(i) } else { 0.0 }) * size[i] * size[j]);
         let right = Mat::from_fn(predictors, responses, |i, j| {
-            let prior = specification.prior.map_or(0.0, |prior| specification.penalty * self.scale[i] * prior[(i, j)] * self.scale[predictors + j]);
+            let prior =
+                specification.prior.map_or(0.0, |prior| specification.penalty * self.scale[i] * prior[(i, j)] * self.scale[predictors + j]);
             (about(i, predictors + j) + prior) * size[i]
         });
         let mut slopes = Mat::<f64>::zeros(predictors, responses);
@@ -557,7 +562,8 @@ impl GroupSums {
         } else {
             Vec::new()
         };
-        let finite = slopes.col_iter().all(|column| column.iter().all(|value| value.is_finite())) && intercepts.iter().all(|value| value.is_finite());
+        let finite = slopes.col_iter().all(|column| column.iter().all(|value| value.is_finite()))
+            && intercepts.iter().all(|value| value.is_finite());
         finite.then_some((slopes, intercepts))
     }
 }
@@ -634,7 +640,8 @@ fn leave_one_out(source: &mut dyn RowSource, specification: &Specification<'_>) 
         let mut begin = 0_u64;
         let mut predicted = vec![0.0; responses];
         source.pass(&mut |block| {
-            if let Some(place) = row.checked_sub(begin).and_then(|place| usize::try_from(place).ok()).filter(|place| *place < block.rows()) {
+            if let Some(place) = row.checked_sub(begin).and_then(|place| usize::try_from(place).ok()).filter(|place| *place < block.rows())
+            {
                 let gather = |matrix: MatRef<'_, f64>| (0..matrix.ncols()).map(|index| matrix[(place, index)]).collect::<Vec<f64>>();
                 let (high, low) = (gather(block.design), block.design_low.map(gather));
                 without.information.predict(super::problem::Row { high: &high, low: low.as_deref() }, &mut predicted);

@@ -127,9 +127,14 @@ impl<'a> Whitening<'a> {
         let raw = to_raw(&coordinates, &root, &order, relations);
         let found = information.coefficients();
         let ones = usize::from(coordinates.intercept);
-        let slopes = Mat::from_fn(width, responses, |row, response| {
-            if row < ones { 0.0 } else { found[(row - ones, response)] / coordinates.scale[row - ones] }
-        });
+        let slopes =
+            Mat::from_fn(
+                width,
+                responses,
+                |row, response| {
+                    if row < ones { 0.0 } else { found[(row - ones, response)] / coordinates.scale[row - ones] }
+                },
+            );
         let level = (0..responses).map(|response| information.baseline(response)).collect();
         debug_assert_eq!(raw.nrows(), predictors + ones);
         Ok(Self { information, level, slopes, triangular: size == width, root, raw, coordinates })
@@ -242,7 +247,8 @@ impl<'a> Whitening<'a> {
         let (rows, width, responses) = (chunk.rows, self.coordinates.width(), self.responses());
         if let Some(low) = block.design_low {
             // Rows known to more than a float are answered in twice the precision, one by one.
-            let gather = |matrix: MatRef<'_, f64>, row: usize| -> Vec<f64> { (0..matrix.ncols()).map(|place| matrix[(row, place)]).collect() };
+            let gather =
+                |matrix: MatRef<'_, f64>, row: usize| -> Vec<f64> { (0..matrix.ncols()).map(|place| matrix[(row, place)]).collect() };
             let mut predicted = vec![0.0; responses];
             for (index, row) in range.enumerate() {
                 let (high, low) = (gather(block.design, row), gather(low, row));

@@ -24,6 +24,8 @@ use crate::telemetry;
 /// Pieces of a body, and chunks to be written, that may wait between the three places: bounds memory.
 const PIECES: usize = 16;
 const CHUNKS: usize = 4;
+/// Chunks of one upload that the writer has at the most: few enough that an update beside it does not wait long for the commit before its own.
+const TOGETHER: usize = 4;
 /// Chunks freed in one step of the sweeper.
 const SWEEP: u32 = 32;
 
@@ -216,8 +218,13 @@ impl Service {
     where
         F: for<'l> AsyncFnOnce(&mut Connection, Landing<'l>, &Summary, &Option<Vec<String>>) -> Result<Landed, ServiceError> + Send + 'static,
     {
-        let segment = self.writer.run(async |writer: &mut Connection| Ok(store::datasets::create_segment(writer).await?), |_| {}).await?;
-        let pin = self.pins.hold(BTreeSet::from([segment]));
+        let pins = self.pins.clone();
+        let create = async move |writer: &mut Connection| {
+            let segment = store::datasets::create_segment(writer).await?;
+            // Held before the next operation of the writer, which may be the sweeper's: to it, the segment belongs to nobody.
+            Ok((segment, pins.hold(BTreeSet::from([segment]))))
+        };
+        let (segment, pin) = self.writer.run(create, |_| {}).await?;
         let (pieces, incoming) = mpsc::channel(PIECES);
         let (encoded, mut chunks) = mpsc::channel::<Encoded>(CHUNKS);
         let options = ReadOptions { expect, types: upload.types, ..ReadOptions::default() };
@@ -227,19 +234,25 @@ impl Service {
         let writer = self.writer.clone();
         let storing = async move {
             let (mut position, mut first_row, mut bytes) = (0_u32, 0_u64, 0_u64);
-            while let Some(Encoded { rows, payloads }) = chunks.recv().await {
-                bytes += payloads.iter().map(|payload| payload.len() as u64).sum::<u64>();
-                writer
-                    .run(
-                        async move |writer: &mut Connection| {
-                            Ok(store::datasets::add_chunk(writer, segment, position, first_row, rows, payloads).await?)
-                        },
-                        |()| {},
-                    )
-                    .await?;
-                position += 1;
-                first_row += rows;
+            let arriving = futures_util::stream::poll_fn(|context| chunks.poll_recv(context));
+            // Some chunks are under way together, so that they share a commit and its `fsync`; those of an unfinished segment depend on nothing.
+            let mut stored = arriving
+                .map(|Encoded { rows, payloads }| {
+                    let (this_position, this_first_row) = (position, first_row);
+                    position += 1;
+                    first_row += rows;
+                    bytes += payloads.iter().map(|payload| payload.len() as u64).sum::<u64>();
+                    let add = async move |writer: &mut Connection| {
+                        Ok(store::datasets::add_chunk(writer, segment, this_position, this_first_row, rows, payloads).await?)
+                    };
+                    let writer = &writer;
+                    async move { writer.run(add, |()| {}).await }
+                })
+                .buffer_unordered(TOGETHER);
+            while let Some(outcome) = stored.next().await {
+                outcome?;
             }
+            drop(stored);
             Ok::<_, ServiceError>((first_row, bytes))
         };
         let mut fingerprint = upload.idempotency.as_ref().map(|(_, fingerprint)| fingerprint.clone());

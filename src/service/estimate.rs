@@ -12,7 +12,7 @@ use super::error::ServiceError;
 use super::fit::Plan;
 use super::jobs::Running;
 use super::source::Source;
-use crate::features::Design;
+use crate::features::{Design, Feature};
 use crate::frame::Fault;
 use crate::lsq::{self, RowSource};
 use crate::model::version::finite;
@@ -182,7 +182,11 @@ fn continue_from(
     specification: &Specification,
 ) -> Result<(FitRecord, State, Option<Estimated>), ServiceError> {
     let before = &pretrained.version.document;
-    if before.target != specification.target || before.intercept != specification.intercept || pretrained.version.design != source.design {
+    // A column may have been whole numbers in one table and floats in the other: it is the same column of X.
+    let alike = |(old, new): (&Feature, &Feature)| old.name == new.name && old.encoding == new.encoding;
+    let (old, new) = (pretrained.version.design.features(), source.design.features());
+    let same_design = old.len() == new.len() && old.iter().zip(new).all(alike);
+    if before.target != specification.target || before.intercept != specification.intercept || !same_design {
         return Err(ServiceError::request(
             "/prior/strength",
             "the pretrained model's information needs its own target, intercept and features, levels included; a number needs only names in common",

@@ -70,17 +70,17 @@ pub(crate) struct Learnt {
 impl Learnt {
     /// Publishes the states, then answers the requests, in that order: who has an answer can read its effect.
     pub(crate) fn settle(self, requests: impl Iterator<Item = UpdateRequest>) {
-        let mut rows = 0;
+        // Counted before anybody is answered: who has an answer finds it in the metrics too.
+        let rows = self.outcomes.iter().flatten().filter(|reply| !reply.replayed).map(|reply| reply.value.accepted).sum();
+        metrics::counter!(telemetry::UPDATES).increment(rows);
         for (version, state) in self.states {
             // The coefficients are worked out here, not by the first reader.
             state.information().settle();
             version.publish(state);
         }
         for (request, outcome) in requests.zip(self.outcomes) {
-            rows += outcome.as_ref().map_or(0, |reply| reply.value.accepted);
             request.settle(outcome);
         }
-        metrics::counter!(telemetry::UPDATES).increment(rows);
     }
 }
 

@@ -10,12 +10,12 @@ use faer::Mat;
 use lsqd::lsq::{Fit, Matrices, Solver, Specification, fit};
 
 /// A fit of one response.
-pub(crate) fn fitted(design: &Mat<f64>, response: &[f64], specification: Specification) -> Fit {
+pub(crate) fn fitted(design: &Mat<f64>, response: &[f64], specification: Specification<'_>) -> Fit {
     weighted(design, response, None, specification)
 }
 
 /// The same with weights.
-pub(crate) fn weighted(design: &Mat<f64>, response: &[f64], weights: Option<&[f64]>, specification: Specification) -> Fit {
+pub(crate) fn weighted(design: &Mat<f64>, response: &[f64], weights: Option<&[f64]>, specification: Specification<'_>) -> Fit {
     let response = Mat::from_fn(response.len(), 1, |row, _| response[row]);
     fit(&mut Matrices { design: design.as_ref(), response: response.as_ref(), weights }, &specification).unwrap()
 }

@@ -1,0 +1,14 @@
+//! Black-box tests of the HTTP interface: a server in this process on a real socket, a real client, and `openapi.yaml` as the judge of
+//! every reply. Not here: the arithmetic by itself (`tests/numerics`) and crashes (`tests/crash`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod client;
+mod contract;
+mod datasets;
+mod estimators;
+mod fits;
+mod hostile;
+mod operations;
+mod predict;
+mod updates;
