@@ -141,7 +141,8 @@ fn raise(degree: usize, count: usize, high: &mut [f64], low: &mut [f64]) {
 }
 
 fn numbers(array: &ArrayRef, kept: &[usize], out: &mut [f64]) -> Result<(), BlockError> {
-    let contiguous = kept.first().zip(kept.last()).filter(|(first, last)| *last - *first + 1 == kept.len()).map(|(first, last)| *first..*last + 1);
+    let contiguous =
+        kept.first().zip(kept.last()).filter(|(first, last)| *last - *first + 1 == kept.len()).map(|(first, last)| *first..*last + 1);
     match array.data_type() {
         DataType::Float64 => {
             let values = array.as_primitive::<Float64Type>().values();
@@ -277,9 +278,7 @@ pub fn codes_of_complete_rows(
         DataType::Float64 if array.null_count() < array.len() => {
             Levels::collect(array.as_primitive::<Float64Type>().values().iter().map(|value| format!("{:x}", value.to_bits())))
         }
-        DataType::Timestamp(..) => {
-            Levels::collect(array.as_primitive::<TimestampMicrosecondType>().values().iter().map(i64::to_string))
-        }
+        DataType::Timestamp(..) => Levels::collect(array.as_primitive::<TimestampMicrosecondType>().values().iter().map(i64::to_string)),
         _ => level_texts(array)?,
     };
     for row in complete_rows(arrays) {

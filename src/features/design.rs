@@ -150,9 +150,9 @@ impl Design {
             .iter()
             .flat_map(|feature| match &feature.encoding {
                 Encoding::Identity => vec![feature.name.clone()],
-                Encoding::Polynomial { degree } => (1..=*degree)
-                    .map(|power| if power == 1 { feature.name.clone() } else { format!("{}^{power}", feature.name) })
-                    .collect(),
+                Encoding::Polynomial { degree } => {
+                    (1..=*degree).map(|power| if power == 1 { feature.name.clone() } else { format!("{}^{power}", feature.name) }).collect()
+                }
                 Encoding::Onehot { levels, drop_first, .. } => {
                     levels.iter().skip(usize::from(*drop_first)).map(|level| format!("{}={level}", feature.name)).collect()
                 }
@@ -208,11 +208,7 @@ mod tests {
         Feature {
             name: "region".into(),
             kind: ColumnType::Category,
-            encoding: Encoding::Onehot {
-                levels: vec!["east".into(), "north".into(), "west".into()],
-                drop_first,
-                unseen: Unseen::Baseline,
-            },
+            encoding: Encoding::Onehot { levels: vec!["east".into(), "north".into(), "west".into()], drop_first, unseen: Unseen::Baseline },
         }
     }
 

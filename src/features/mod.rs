@@ -6,7 +6,5 @@
 mod block;
 mod design;
 
-pub use block::{
-    Block, BlockError, Roles, assemble, codes_of_complete_rows, levels_of_complete_rows, numbers_of_complete_rows,
-};
+pub use block::{Block, BlockError, Roles, assemble, codes_of_complete_rows, levels_of_complete_rows, numbers_of_complete_rows};
 pub use design::{Design, Encoding, Feature, RowBuffer, Unseen};

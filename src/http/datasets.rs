@@ -57,12 +57,7 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>, hea
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn rows(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    page: Page,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(super) async fn rows(State(app): State<App>, Path(name): Path<String>, page: Page, headers: HeaderMap) -> Result<Response, ApiError> {
     if extract::accepts(&headers, "text/csv") {
         return all(&app, &name, "text/csv; charset=utf-8", write::csv_header, write::csv_rows).await;
     }
@@ -175,7 +170,8 @@ fn types(query: Option<&str>) -> Result<Vec<(String, ColumnType)>, ApiError> {
                 pointer: "/types".to_owned(),
                 detail: "`types` is column:type, and a type is number, integer, boolean, category, text or timestamp".to_owned(),
             }),
-            _ => faults.push(Fault { pointer: "/".to_owned(), detail: "the query has an unknown parameter; `types` is the only one".to_owned() }),
+            _ => faults
+                .push(Fault { pointer: "/".to_owned(), detail: "the query has an unknown parameter; `types` is the only one".to_owned() }),
         }
     }
     if faults.is_empty() { Ok(types) } else { Err(ServiceError::Request(faults).into()) }

@@ -114,7 +114,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
     if prior.is_some() && !only_ols {
         fields.fault("prior", "`prior` goes with the estimator `ols`");
     }
-    if !constraints.is_empty() && !(only_ols && prior.is_none()) {
+    if !constraints.is_empty() && (!only_ols || prior.is_some()) {
         fields.fault("constraints", "`constraints` go with the estimator `ols`, without a `prior`");
     }
     if !constraints.is_empty() && covariance != Covariance::Classical {
@@ -128,7 +128,12 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
             fields.fault("target", "a robust estimator takes one target");
         }
     }
-    if target.len() > 1 && matches!(estimator, Estimator::Lasso { penalty: Penalty::Chosen(_), .. } | Estimator::ElasticNet { penalty: Penalty::Chosen(_), .. }) {
+    if target.len() > 1
+        && matches!(
+            estimator,
+            Estimator::Lasso { penalty: Penalty::Chosen(_), .. } | Estimator::ElasticNet { penalty: Penalty::Chosen(_), .. }
+        )
+    {
         fields.fault("target", "a penalty is chosen for one target");
     }
     refuse(Code::InvalidRequest, fields.into_faults())?;
@@ -279,7 +284,8 @@ fn feature(pointer: String, entry: Value, faults: &mut Vec<Fault>, later: &mut V
                     Form::Polynomial(u32::try_from(degree).unwrap_or(1))
                 }
                 Some(_) => {
-                    later.push(Fault { pointer: format!("{pointer}/as"), detail: "this version does `onehot` and `polynomial`".to_owned() });
+                    later
+                        .push(Fault { pointer: format!("{pointer}/as"), detail: "this version does `onehot` and `polynomial`".to_owned() });
                     return None;
                 }
             };
@@ -392,7 +398,10 @@ fn online_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fault>
     }
     for field in ["window", "adaptive", "drift"] {
         if fields.take(field).is_some() {
-            later.push(Fault { pointer: format!("/online/{field}"), detail: format!("`{field}` is not done by this version; leave it out") });
+            later.push(Fault {
+                pointer: format!("/online/{field}"),
+                detail: format!("`{field}` is not done by this version; leave it out"),
+            });
         }
     }
     faults.extend(fields.into_faults());

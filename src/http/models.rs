@@ -57,11 +57,7 @@ pub(super) async fn version(
     document(&app, &name, Some(&version), &headers).await
 }
 
-pub(super) async fn versions(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    page: Page,
-) -> Result<Response, ApiError> {
+pub(super) async fn versions(State(app): State<App>, Path(name): Path<String>, page: Page) -> Result<Response, ApiError> {
     let after = match page.after.as_str() {
         "" => 0,
         text => text.parse::<u64>().map_err(|_| ServiceError::request("/after", "`after` is the `next` of an earlier page"))?,

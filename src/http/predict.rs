@@ -137,7 +137,9 @@ fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted), Ap
                         "leverage" => wanted.leverage = true,
                         "extrapolates" => wanted.extrapolates = true,
                         "predictions" | "lower" | "upper" | "contributions" | "scores" => {}
-                        _ => faults.push(fault("/fields", "`fields` lists predictions, lower, upper, leverage, extrapolates, contributions")),
+                        _ => {
+                            faults.push(fault("/fields", "`fields` lists predictions, lower, upper, leverage, extrapolates, contributions"))
+                        }
                     }
                 }
                 question.leverage = wanted.leverage || wanted.extrapolates;
@@ -278,7 +280,9 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
     let answer = &predicted.answer;
     out.extend_from_slice(b"{\"model\":");
     push_json_string(out, &predicted.version.model);
-    out.extend_from_slice(format!(",\"version\":{},\"sequence\":{},\"predictions\":", predicted.version.number, predicted.sequence).as_bytes());
+    out.extend_from_slice(
+        format!(",\"version\":{},\"sequence\":{},\"predictions\":", predicted.version.number, predicted.sequence).as_bytes(),
+    );
     push_rows(out, targets, &answer.predictions);
     for (name, values) in [("lower", &answer.lower), ("upper", &answer.upper)] {
         out.extend_from_slice(format!(",\"{name}\":").as_bytes());

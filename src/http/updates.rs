@@ -53,7 +53,8 @@ pub(super) async fn learn(State(app): State<App>, Path(name): Path<String>, head
     let mut out = b"{\"model\":".to_vec();
     push_json_string(&mut out, &version.model);
     out.extend_from_slice(
-        format!(",\"version\":{},\"sequence\":{},\"accepted\":{},\"predictions\":", reply.version, reply.sequence, reply.accepted).as_bytes(),
+        format!(",\"version\":{},\"sequence\":{},\"accepted\":{},\"predictions\":", reply.version, reply.sequence, reply.accepted)
+            .as_bytes(),
     );
     push_rows(&mut out, &version.document.target, &reply.predictions);
     out.extend_from_slice(b",\"errors\":");

@@ -498,7 +498,8 @@ impl Scales<'_> {
         let largest = cross.iter().zip(self.predictors).map(raw).fold(0.0, f64::max);
         // A pure ridge has none; a thousandth of lasso gives its path a beginning.
         let largest = largest / specification.l1_ratio.max(1e-3);
-        if largest > 0.0 && largest.is_finite() { largest } else { f64::EPSILON }
+        // A few roundings more, so that none of them leaves a slope of their size.
+        if largest > 0.0 && largest.is_finite() { largest * (1.0 + 8.0 * f64::EPSILON) } else { f64::EPSILON }
     }
 
     /// Slopes of X as given.

@@ -134,7 +134,11 @@ pub fn student_t_quantile(level: f64, degrees: f64) -> f64 {
     let mut t = 0.5 * (low + high);
     for _ in 0..200 {
         let p = student_t_p(t, degrees);
-        if p > tail { low = t } else { high = t }
+        if p > tail {
+            low = t
+        } else {
+            high = t
+        }
         // d ln p / dt = −2·density/p.
         let step = p * (p / tail).ln() / (2.0 * density(t));
         let next = t + step;

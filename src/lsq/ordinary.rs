@@ -199,8 +199,10 @@ struct Preconditioner {
 impl Preconditioner {
     fn choose(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<'_>) -> Result<Self, Error> {
         let coordinates = &scan.coordinates;
-        let varying: Vec<usize> =
-            (0..coordinates.predictors()).filter(|place| !scan.constant[*place] && !scan.held[*place]).map(|place| coordinates.place(place)).collect();
+        let varying: Vec<usize> = (0..coordinates.predictors())
+            .filter(|place| !scan.constant[*place] && !scan.held[*place])
+            .map(|place| coordinates.place(place))
+            .collect();
         let ones = coordinates.intercept.then_some(0);
         let columns: Vec<usize> = ones.into_iter().chain(varying).collect();
         if matches!(specification.solver, Solver::Auto | Solver::Cholesky) {
@@ -341,15 +343,18 @@ fn rank_tolerance(size: usize) -> f64 {
     }
 }
 
+/// A linear map of a vector in place.
+type Change<'a> = &'a dyn Fn(&mut [f64]);
+
 /// 2-norm condition number by power iteration on RᵀR and its inverse: from below, and close. `change` maps raw coefficients to the
 /// system's and back.
-fn condition(triangle: &Mat<f64>, inverse: &Mat<f64>, change: Option<(&dyn Fn(&mut [f64]), &dyn Fn(&mut [f64]))>) -> f64 {
+fn condition(triangle: &Mat<f64>, inverse: &Mat<f64>, change: Option<(Change<'_>, Change<'_>)>) -> f64 {
     let size = triangle.nrows();
     if size == 0 {
         return 1.0;
     }
     let iterations = if size <= 200 { 60 } else { 12 };
-    let largest = |matrix: MatRef<'_, f64>, before: Option<&dyn Fn(&mut [f64])>, after: Option<&dyn Fn(&mut [f64])>| -> f64 {
+    let largest = |matrix: MatRef<'_, f64>, before: Option<Change<'_>>, after: Option<Change<'_>>| -> f64 {
         // Any vector that is not orthogonal to the answer; a low-discrepancy sequence is no column of anybody's design.
         #[allow(clippy::cast_precision_loss)]
         let mut vector: Vec<f64> = (0..size).map(|place| 0.5 + (place as f64 * 0.618_033_988_749_895).fract()).collect();
@@ -431,7 +436,11 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
             };
             let mut outcome = refine::pass(source, &task)?;
             if let Some(place) = outcome.residual_squares.iter().position(|square| !square.to_f64().is_finite()) {
-                return Err(if outcome.raw_squares.get(place).is_some_and(|square| square.is_nan()) { Error::NonFinite } else { Error::Overflow });
+                return Err(if outcome.raw_squares.get(place).is_some_and(|square| square.is_nan()) {
+                    Error::NonFinite
+                } else {
+                    Error::Overflow
+                });
             }
             if !(0..outcome.gram.ncols()).all(|place| outcome.gram[(place, place)].is_finite()) {
                 return Err(Error::Overflow);
@@ -611,9 +620,7 @@ fn correct(basis: &Preconditioner, lower: &Mat<f64>, outcome: &Outcome, coeffici
         }
         // The raw intercept is the centred one less Σ c·s·β̃.
         let (mut intercept, mut intercept_step) = (Double::ZERO, Double::ZERO);
-        let largest = (0..size)
-            .map(|place| (coefficients.get(place, response) + steps[place]).to_f64().abs())
-            .fold(0.0, f64::max);
+        let largest = (0..size).map(|place| (coefficients.get(place, response) + steps[place]).to_f64().abs()).fold(0.0, f64::max);
         for (place, &system) in basis.order.iter().enumerate() {
             let next = coefficients.get(place, response) + steps[place];
             coefficients.set(place, response, next);
@@ -944,7 +951,9 @@ impl NullSpace {
                 for column in place..size {
                     match coordinates.column(system) {
                         SystemColumn::Ones => level[column] = root[(place, column)],
-                        SystemColumn::Predictor(predictor) => whole[(predictor, column)] = root[(place, column)] * coordinates.scale[predictor],
+                        SystemColumn::Predictor(predictor) => {
+                            whole[(predictor, column)] = root[(place, column)] * coordinates.scale[predictor]
+                        }
                     }
                 }
             }
@@ -1036,7 +1045,8 @@ impl NullSpace {
         }
         let constant: Vec<usize> = (0..coordinates.predictors()).filter(|predictor| scan.constant[*predictor]).collect();
         // A held predictor is as if known for certain: it has no leverage, and does not move.
-        let held: Vec<usize> = (0..coordinates.predictors()).filter(|predictor| scan.held[*predictor] && !scan.constant[*predictor]).collect();
+        let held: Vec<usize> =
+            (0..coordinates.predictors()).filter(|predictor| scan.held[*predictor] && !scan.constant[*predictor]).collect();
         if !held.is_empty() {
             let mut more = Mat::zeros(size + held.len(), width);
             more.subrows_mut(0, size).copy_from(&stacked);

@@ -456,8 +456,9 @@ impl Information {
         self.system_row(x.high, &mut row);
         // Against the origin, whose coefficients do not move: the same numbers live and at replay.
         let origin = &self.origin;
-        let mut rest: Vec<f64> =
-            (0..responses).map(|response| y[response] - self.level_and_slopes(x, response, origin.level[response], &origin.slopes)).collect();
+        let mut rest: Vec<f64> = (0..responses)
+            .map(|response| y[response] - self.level_and_slopes(x, response, origin.level[response], &origin.slopes))
+            .collect();
         let root = weight.sqrt();
         if !row.iter().chain(&rest).all(|value| value.abs() * root.max(1.0) < LARGEST) {
             return Err(Error::Overflow);
@@ -562,7 +563,14 @@ impl Information {
     pub fn encode(&self) -> Vec<u8> {
         let origin = &self.origin;
         let mut bytes = vec![LAYOUT, u8::from(origin.intercept)];
-        for whole in [self.predictors() as u64, self.responses() as u64, self.observations, self.rank as u64, self.updates, self.covariance.len() as u64] {
+        for whole in [
+            self.predictors() as u64,
+            self.responses() as u64,
+            self.observations,
+            self.rank as u64,
+            self.updates,
+            self.covariance.len() as u64,
+        ] {
             bytes.extend_from_slice(&whole.to_le_bytes());
         }
         let slopes: Vec<f64> = origin.slopes.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
@@ -617,7 +625,8 @@ impl Information {
         }
         let width = predictors.checked_add(usize::from(intercept)).ok_or(Error::Encoding)?;
         // Sizes are held against what is there before anything is allocated.
-        let cells = |rows: usize, columns: usize| rows.checked_mul(columns).filter(|cells| *cells <= bytes.len() / 8).ok_or(Error::Encoding);
+        let cells =
+            |rows: usize, columns: usize| rows.checked_mul(columns).filter(|cells| *cells <= bytes.len() / 8).ok_or(Error::Encoding);
         let packed = cells(width, width + 1).or_else(|_| cells(width, width.div_ceil(2) + 1)).map(|_| width * (width + 1) / 2)?;
         let lengths = [
             4,

@@ -145,11 +145,9 @@ pub(super) fn pass(source: &mut dyn RowSource, task: &Task<'_>) -> Result<Outcom
         total.gram += &part.gram;
         total.largest = total.largest.max(part.largest);
         total.gradient.add(&part.gradient);
-        for (own, other) in [
-            (&mut total.residual_squares, &part.residual_squares),
-            (&mut total.sums, &part.sums),
-            (&mut total.squares, &part.squares),
-        ] {
+        for (own, other) in
+            [(&mut total.residual_squares, &part.residual_squares), (&mut total.sums, &part.sums), (&mut total.squares, &part.squares)]
+        {
             own.iter_mut().zip(other).for_each(|(own, other)| *own += *other);
         }
         total.raw_squares.iter_mut().zip(&part.raw_squares).for_each(|(own, other)| *own += other);

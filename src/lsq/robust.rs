@@ -719,7 +719,8 @@ impl Descent<'_> {
             // `fit` has centres of its own, by its own weights.
             let origin = fit.information.origin();
             let moved: f64 = (0..slopes.len()).map(|own| (self.coordinates.centre[own] - origin.centre[own]) * slopes[own]).sum();
-            let level = if self.coordinates.intercept { fit.information.baseline(0) - self.coordinates.response_centre[0] + moved } else { 0.0 };
+            let level =
+                if self.coordinates.intercept { fit.information.baseline(0) - self.coordinates.response_centre[0] + moved } else { 0.0 };
             (level, slopes)
         };
         (self.rounds, self.converged) = (0, false);
@@ -740,7 +741,8 @@ impl Descent<'_> {
             let next = reweighted(source, &factors, self.coordinates.intercept)?;
             let (level, slopes) = place(&next);
             rows.measure(source, self.coordinates, level, &slopes)?;
-            let moved = before.iter().zip(&rows.residuals).fold((rows.scale - scale).abs(), |moved, (before, now)| moved.max((before - now).abs()));
+            let moved =
+                before.iter().zip(&rows.residuals).fold((rows.scale - scale).abs(), |moved, (before, now)| moved.max((before - now).abs()));
             if moved <= (self.robust.tolerance * rows.scale).max(rows.floor) {
                 self.converged = true;
                 break;

@@ -52,7 +52,10 @@ fn check(text: &str, barred: impl Fn(char) -> bool) -> Result<String, NameError>
     match name.chars().count() {
         0 => Err(NameError::Empty),
         count if count > LONGEST => Err(NameError::Long),
-        _ if name == "." || name == ".." || name.chars().any(|character| character.is_control() || character == '/' || barred(character)) => {
+        _ if name == "."
+            || name == ".."
+            || name.chars().any(|character| character.is_control() || character == '/' || barred(character)) =>
+        {
             Err(NameError::Character)
         }
         _ => Ok(name),

@@ -56,7 +56,8 @@ pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], questi
     let mut answer = Answer { predictions: vec![0.0; rows * responses], ..Answer::default() };
     let degrees = information.degrees_of_freedom();
     let variance = if question.interval.is_some() { information.residual_variance() } else { Vec::new() };
-    let quantile = question.interval.map_or(f64::NAN, |(_, level)| if degrees > 0.0 { student_t_quantile(level, degrees) } else { f64::NAN });
+    let quantile =
+        question.interval.map_or(f64::NAN, |(_, level)| if degrees > 0.0 { student_t_quantile(level, degrees) } else { f64::NAN });
     let ceiling = information.maximum_leverage() * (1.0 + ROUNDING) + f64::EPSILON;
     let mut design_row = RowBuffer::default();
     let mut scratch = Vec::new();

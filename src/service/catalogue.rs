@@ -90,10 +90,7 @@ impl Version {
 
     /// The state, loading it through the writer's own connection if it is not in memory.
     pub(crate) async fn state_in(&self, connection: &mut store::Connection) -> Result<Arc<State>, ServiceError> {
-        let cell = self
-            .state
-            .get_or_try_init(async || Ok::<_, ServiceError>(ArcSwap::from_pointee(load(connection, self).await?)))
-            .await?;
+        let cell = self.state.get_or_try_init(async || Ok::<_, ServiceError>(ArcSwap::from_pointee(load(connection, self).await?))).await?;
         Ok(cell.load_full())
     }
 
@@ -247,4 +244,3 @@ impl Catalogue {
         self.models.store(Arc::new(models));
     }
 }
-

@@ -175,12 +175,17 @@ impl Service {
         body: impl Stream<Item = Result<Bytes, ServiceError>> + Unpin,
     ) -> Result<Replayable<Landed>, ServiceError> {
         let name = name::dataset(&upload.name)?;
-        self.upload(upload, body, None, async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
-            let existing = store::datasets::find(writer, &name).await?.map(Description::of).transpose()?;
-            check_tags(tags.as_deref(), existing.as_ref())?;
-            let created = store::datasets::replace(writer, &name, &landing).await?;
-            Ok(Landed { created, rows: summary.rows })
-        })
+        self.upload(
+            upload,
+            body,
+            None,
+            async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
+                let existing = store::datasets::find(writer, &name).await?.map(Description::of).transpose()?;
+                check_tags(tags.as_deref(), existing.as_ref())?;
+                let created = store::datasets::replace(writer, &name, &landing).await?;
+                Ok(Landed { created, rows: summary.rows })
+            },
+        )
         .await
     }
 
@@ -195,16 +200,21 @@ impl Service {
     ) -> Result<Replayable<Landed>, ServiceError> {
         let name = name::dataset(&upload.name).map_err(|_| ServiceError::DatasetNotFound)?;
         let schema = self.describe_dataset(&name).await?.summary.schema;
-        self.upload(upload, body, Some(schema), async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
-            let existing = store::datasets::find(writer, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
-            let existing = Description::of(existing)?;
-            check_tags(tags.as_deref(), Some(&existing))?;
-            let mut merged = existing.summary;
-            merged.merge(summary).map_err(|_| ServiceError::Conflict("the dataset was replaced while rows were being appended"))?;
-            let text = encode_summary(&merged)?;
-            store::datasets::append(writer, existing.row.id, &Landing { summary: &text, ..landing }).await?;
-            Ok(Landed { created: false, rows: summary.rows })
-        })
+        self.upload(
+            upload,
+            body,
+            Some(schema),
+            async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
+                let existing = store::datasets::find(writer, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
+                let existing = Description::of(existing)?;
+                check_tags(tags.as_deref(), Some(&existing))?;
+                let mut merged = existing.summary;
+                merged.merge(summary).map_err(|_| ServiceError::Conflict("the dataset was replaced while rows were being appended"))?;
+                let text = encode_summary(&merged)?;
+                store::datasets::append(writer, existing.row.id, &Landing { summary: &text, ..landing }).await?;
+                Ok(Landed { created: false, rows: summary.rows })
+            },
+        )
         .await
     }
 
@@ -216,7 +226,9 @@ impl Service {
         land: F,
     ) -> Result<Replayable<Landed>, ServiceError>
     where
-        F: for<'l> AsyncFnOnce(&mut Connection, Landing<'l>, &Summary, &Option<Vec<String>>) -> Result<Landed, ServiceError> + Send + 'static,
+        F: for<'l> AsyncFnOnce(&mut Connection, Landing<'l>, &Summary, &Option<Vec<String>>) -> Result<Landed, ServiceError>
+            + Send
+            + 'static,
     {
         let pins = self.pins.clone();
         let create = async move |writer: &mut Connection| {
@@ -350,7 +362,12 @@ impl Service {
     ///
     /// # Errors
     /// There is no such dataset, or it is damaged.
-    pub async fn rows_page(&self, name: &str, first: u64, limit: usize) -> Result<(Description, Vec<(Frame, std::ops::Range<usize>)>), ServiceError> {
+    pub async fn rows_page(
+        &self,
+        name: &str,
+        first: u64,
+        limit: usize,
+    ) -> Result<(Description, Vec<(Frame, std::ops::Range<usize>)>), ServiceError> {
         let opened = self.open_dataset(name).await?;
         let columns: Vec<usize> = (0..opened.description.summary.schema.columns.len()).collect();
         let mut left = limit as u64;
@@ -410,7 +427,8 @@ impl Service {
 pub(crate) async fn sweep(writer: super::writer::Writer, pins: Arc<Pins>) {
     while !pins.stopped.load(Ordering::Acquire) {
         let held = pins.clone();
-        let more = writer.run(async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?), |_| {}).await;
+        let more =
+            writer.run(async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?), |_| {}).await;
         match more {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => pins.released.notified().await,
@@ -423,7 +441,12 @@ pub(crate) async fn sweep(writer: super::writer::Writer, pins: Arc<Pins>) {
     }
 }
 
-fn parse(format: Option<Format>, options: ReadOptions, mut pieces: mpsc::Receiver<Bytes>, chunks: &mpsc::Sender<Encoded>) -> Result<Summary, ServiceError> {
+fn parse(
+    format: Option<Format>,
+    options: ReadOptions,
+    mut pieces: mpsc::Receiver<Bytes>,
+    chunks: &mpsc::Sender<Encoded>,
+) -> Result<Summary, ServiceError> {
     // What was read before the format is known: enough to tell, whatever the size of the first piece.
     let mut head = Vec::new();
     let format = match format {

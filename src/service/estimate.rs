@@ -80,7 +80,8 @@ pub(super) fn compute(
     if source.skipped > 0 {
         warnings.push(format!("{} of {} rows were left out because a value is missing in them", source.skipped, source.total_rows()));
     }
-    let (mut solver, mut estimator, mut selection, mut inflation) = ("recursive".to_owned(), specification.estimator.clone(), None, vec![None; names.len()]);
+    let (mut solver, mut estimator, mut selection, mut inflation) =
+        ("recursive".to_owned(), specification.estimator.clone(), None, vec![None; names.len()]);
     if let Some(mut estimated) = estimated {
         warnings.extend(warnings_of(&estimated.fit, &names, &specification));
         warnings.append(&mut estimated.warnings);
@@ -131,7 +132,10 @@ fn check_names(specification: &Specification, names: &[String]) -> Result<(), Se
     let mut faults = Vec::new();
     let mut check = |pointer: String, name: &String, intercept: bool| {
         if !(names.contains(name) || intercept && specification.intercept && name == "(intercept)") {
-            faults.push(Fault { pointer, detail: "the design has no such column; the version's `coefficients` name those it has".to_owned() });
+            faults.push(Fault {
+                pointer,
+                detail: "the design has no such column; the version's `coefficients` name those it has".to_owned(),
+            });
         }
     };
     if let Estimator::Nnls { lower, upper } = &specification.estimator {
@@ -236,7 +240,9 @@ fn estimate(
     match &specification.estimator {
         Estimator::Ols => match (&specification.prior, prior) {
             (Some(asked), Some(prior)) => {
-                let Strength::Number(penalty) = asked.strength else { return Err(lsq::Error::Solver("a prior's strength is a number here")) };
+                let Strength::Number(penalty) = asked.strength else {
+                    return Err(lsq::Error::Solver("a prior's strength is a number here"));
+                };
                 Ok(done(lsq::fit(source, &lsq::Specification { penalty, prior: Some(prior.as_ref()), ..plain })?))
             }
             _ => Ok(done(lsq::fit(source, &plain)?)),
@@ -278,7 +284,9 @@ fn estimate(
         Estimator::Huber { threshold } => robust(source, intercept, lsq::Loss::Huber { threshold: *threshold }, specification),
         Estimator::Bisquare { threshold } => robust(source, intercept, lsq::Loss::Bisquare { threshold: *threshold }, specification),
         Estimator::Nnls { lower, upper } => {
-            let bound = |bounds: &BTreeMap<String, f64>, otherwise: f64| names.iter().map(|name| bounds.get(name).copied().unwrap_or(otherwise)).collect();
+            let bound = |bounds: &BTreeMap<String, f64>, otherwise: f64| {
+                names.iter().map(|name| bounds.get(name).copied().unwrap_or(otherwise)).collect()
+            };
             let bounds = lsq::Bounds { lower: bound(lower, 0.0), upper: bound(upper, f64::INFINITY) };
             let found = lsq::bounded(source, intercept, &bounds)?;
             let free = found.active.iter().filter(|active| **active).count() + usize::from(intercept);
@@ -344,8 +352,10 @@ fn elastic_net(
             })
             .collect(),
     });
-    let warnings =
-        vec!["standard errors and intervals are conditional on the penalty and on which coefficients it left: they know nothing of the choice".to_owned()];
+    let warnings = vec![
+        "standard errors and intervals are conditional on the penalty and on which coefficients it left: they know nothing of the choice"
+            .to_owned(),
+    ];
     Ok((Estimated { fit, estimator: Estimator::Ols, selection, warnings }, found.penalty))
 }
 
@@ -444,14 +454,18 @@ fn validated(
             lsq::validate_least_squares(source, plan, &asked)?
         }
         _ if matches!(validation, Validation::Loo) => {
-            return Err(ServiceError::request("/validation/kind", "`loo` is for `ols` and `ridge` with a penalty of its own; ask for `kfold`"));
+            return Err(ServiceError::request(
+                "/validation/kind",
+                "`loo` is for `ols` and `ridge` with a penalty of its own; ask for `kfold`",
+            ));
         }
         _ => lsq::validate(source, plan, &mut |rows| {
             let estimated = estimate(rows, specification, names, prior)?;
             Ok((estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len())))
         })?,
     };
-    let record = |score: &lsq::FoldScore| FoldRecord { rows: score.rows, rmse: finite(score.rmse), mae: finite(score.mae), r2: finite(score.r2) };
+    let record =
+        |score: &lsq::FoldScore| FoldRecord { rows: score.rows, rmse: finite(score.rmse), mae: finite(score.mae), r2: finite(score.r2) };
     Ok(ValidationRecord {
         plan: validation.clone(),
         folds: found.iter().map(|found| found.folds.iter().map(record).collect()).collect(),
@@ -479,12 +493,15 @@ fn warnings_of(fit: &lsq::Fit, names: &[String], specification: &Specification) 
     }
     for (target, exact) in specification.target.iter().zip(&fit.exact_fit) {
         if *exact {
-            warnings.push(format!("the fit of {target} is exact to rounding: its residuals are zero, so F is infinite and tests mean nothing"));
+            warnings
+                .push(format!("the fit of {target} is exact to rounding: its residuals are zero, so F is infinite and tests mean nothing"));
         }
     }
     if fit.digits < 6.0 {
-        warnings
-            .push(format!("the problem is so ill-conditioned that only about {:.0} digits of the worst coefficient can be trusted", fit.digits.max(0.0)));
+        warnings.push(format!(
+            "the problem is so ill-conditioned that only about {:.0} digits of the worst coefficient can be trusted",
+            fit.digits.max(0.0)
+        ));
     }
     if matches!(specification.estimator, Estimator::Ridge { .. }) || specification.prior.is_some() {
         warnings.push("standard errors and intervals are conditional on the penalty".to_owned());

@@ -148,7 +148,10 @@ async fn run(service: Arc<Service>, running: Arc<Running>, model: String, plan: 
         let row = id.clone();
         let stored = service
             .writer
-            .run(async move |writer: &mut Connection| Ok(store::jobs::finish(writer, &row, state.as_str(), None, Some(&text)).await?), |()| {})
+            .run(
+                async move |writer: &mut Connection| Ok(store::jobs::finish(writer, &row, state.as_str(), None, Some(&text)).await?),
+                |()| {},
+            )
             .await;
         if let Err(error) = stored {
             tracing::error!(%error, job = %id, "the end of a job could not be stored");
@@ -164,7 +167,13 @@ async fn run(service: Arc<Service>, running: Arc<Running>, model: String, plan: 
     });
 }
 
-async fn fit_and_store(service: &Arc<Service>, running: &Arc<Running>, model: &str, plan: Plan, opened: Opened) -> Result<u64, ServiceError> {
+async fn fit_and_store(
+    service: &Arc<Service>,
+    running: &Arc<Running>,
+    model: &str,
+    plan: Plan,
+    opened: Opened,
+) -> Result<u64, ServiceError> {
     let permit = {
         let mut watch = running.state.subscribe();
         tokio::select! {
@@ -243,7 +252,9 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
         }
         match schema.columns[column].kind {
             ColumnType::Number | ColumnType::Integer => targets.push(column),
-            kind => faults.push(Fault { pointer, detail: format!("a target is a number here, and {target:?} is of type {}", kind.as_str()) }),
+            kind => {
+                faults.push(Fault { pointer, detail: format!("a target is a number here, and {target:?} is of type {}", kind.as_str()) })
+            }
         }
     }
     let weights = specification.weights.as_ref().and_then(|weights| {
@@ -286,7 +297,10 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
                 let Some(index) = find(pointer.clone(), &feature.column) else { continue };
                 let column = &schema.columns[index];
                 if seen.contains(&column.name) {
-                    faults.push(Fault { pointer, detail: format!("column {:?} is a target or the weights, and cannot be a feature", column.name) });
+                    faults.push(Fault {
+                        pointer,
+                        detail: format!("column {:?} is a target or the weights, and cannot be a feature", column.name),
+                    });
                     continue;
                 }
                 if !used.insert(column.name.clone()) {
@@ -298,7 +312,9 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
                 let encoding = match (feature.form, column.kind) {
                     (Form::Usual, ColumnType::Number | ColumnType::Integer | ColumnType::Boolean) => Encoding::Identity,
                     (Form::Usual, ColumnType::Category)
-                    | (Form::Onehot, ColumnType::Category | ColumnType::Text | ColumnType::Integer | ColumnType::Boolean) => onehot(drop, unseen),
+                    | (Form::Onehot, ColumnType::Category | ColumnType::Text | ColumnType::Integer | ColumnType::Boolean) => {
+                        onehot(drop, unseen)
+                    }
                     (Form::Polynomial(degree), ColumnType::Number | ColumnType::Integer) => Encoding::Polynomial { degree },
                     (_, kind) => {
                         let detail = format!("column {:?} of type {} cannot be used so", column.name, kind.as_str());

@@ -2,8 +2,8 @@
 //!
 //! The reply is stored in the transaction of its effect, and looked for in that same transaction: two requests with one key cannot both pass.
 
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ServiceError;

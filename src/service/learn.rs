@@ -139,11 +139,7 @@ async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Op
 }
 
 /// Learns the rows of one request, or none of them.
-async fn one(
-    connection: &mut Connection,
-    working: &mut Working,
-    request: &UpdateRequest,
-) -> Result<Replayable<Reply>, ServiceError> {
+async fn one(connection: &mut Connection, working: &mut Working, request: &UpdateRequest) -> Result<Replayable<Reply>, ServiceError> {
     if let Some(key) = &request.idempotency
         && let Some(replayed) = key.replay(connection).await?
     {
@@ -241,7 +237,7 @@ fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scrat
 /// # Errors
 /// The record does not follow on the state: the log is damaged.
 pub(crate) fn replay(version: &Version, state: &mut State, record: &LogRecord) -> Result<(), ServiceError> {
-    if record.first_sequence != state.sequence() + 1 || record.values.len() % version.learning_width() != 0 {
+    if record.first_sequence != state.sequence() + 1 || !record.values.len().is_multiple_of(version.learning_width()) {
         return Err(StoreError::Corrupt("the update log has a gap").into());
     }
     let mut scratch = Scratch::default();

@@ -217,4 +217,3 @@ impl Service {
         self.job(id).await
     }
 }
-

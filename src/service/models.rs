@@ -34,7 +34,13 @@ impl Service {
     ///
     /// # Errors
     /// No such model or version; a reserved alias; the model has another ETag.
-    pub async fn set_alias(self: &Arc<Self>, model: &str, alias: &str, version: u64, if_match: Option<Vec<String>>) -> Result<bool, ServiceError> {
+    pub async fn set_alias(
+        self: &Arc<Self>,
+        model: &str,
+        alias: &str,
+        version: u64,
+        if_match: Option<Vec<String>>,
+    ) -> Result<bool, ServiceError> {
         let alias = name::alias(alias)?;
         if alias == LATEST {
             return Err(ServiceError::Conflict("`latest` is always the newest version and cannot be set"));

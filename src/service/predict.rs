@@ -31,7 +31,10 @@ impl Service {
         let targets = version.document.target.len().max(1);
         if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
             let row = place / targets;
-            return Err(ServiceError::request(format!("/rows/{row}"), format!("row {}: the prediction is not a finite number; its values are too large", row + 1)));
+            return Err(ServiceError::request(
+                format!("/rows/{row}"),
+                format!("row {}: the prediction is not a finite number; its values are too large", row + 1),
+            ));
         }
         metrics::counter!(telemetry::PREDICTIONS).increment((answer.predictions.len() / targets) as u64);
         Ok(Predicted { sequence: state.sequence(), version, answer })

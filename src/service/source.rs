@@ -153,14 +153,21 @@ impl RowSource for Source<'_> {
             while begin < frame.rows {
                 let end = frame.rows.min(begin + rows_at_once);
                 skipped += features::assemble(roles, &frame.columns, begin..end, &mut block).map_err(|error| match error {
-                    BlockError::NegativeWeight(row) => ServiceError::Fit(format!("row {}: the weight is negative", first_row + row as u64 + 1)),
+                    BlockError::NegativeWeight(row) => {
+                        ServiceError::Fit(format!("row {}: the weight is negative", first_row + row as u64 + 1))
+                    }
                     other => block_error(other),
                 })? as u64;
                 begin = end;
                 if block.rows() == 0 {
                     continue;
                 }
-                let rows = lsq::Block { design: block.design(), design_low: block.design_low(), response: block.response(), weights: block.weights() };
+                let rows = lsq::Block {
+                    design: block.design(),
+                    design_low: block.design_low(),
+                    response: block.response(),
+                    weights: block.weights(),
+                };
                 if let Err(error) = visit(&rows) {
                     refused = Some(error);
                     return Err(ServiceError::Cancelled);

@@ -32,7 +32,9 @@ impl Service {
     pub async fn update(&self, update: Update) -> Result<Replayable<Reply>, ServiceError> {
         let Update { version, rows, if_match, idempotency } = update;
         if !version.document.estimator.learns() || !version.document.constraints.is_empty() {
-            return Err(ServiceError::Conflict("this version does not learn row by row: its estimator is not a plain sum of squares; fit it again"));
+            return Err(ServiceError::Conflict(
+                "this version does not learn row by row: its estimator is not a plain sum of squares; fit it again",
+            ));
         }
         let expected_sequence = match if_match {
             None => None,

@@ -59,11 +59,12 @@ pub async fn find(connection: &mut Connection, name: &str) -> Result<Option<Data
 
 /// Datasets by name, after `after`, at most `limit`.
 pub async fn list(connection: &mut Connection, after: &str, limit: u32) -> Result<Vec<DatasetRow>, StoreError> {
-    let rows = sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary FROM datasets WHERE name > ? ORDER BY name LIMIT ?")
-        .bind(after)
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary FROM datasets WHERE name > ? ORDER BY name LIMIT ?")
+            .bind(after)
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
     Ok(rows.iter().map(dataset).collect::<Result<_, _>>()?)
 }
 
@@ -152,14 +153,16 @@ pub async fn replace(writer: &mut Connection, name: &str, landing: &Landing<'_>)
 
 /// Appends a filled segment to a dataset.
 pub async fn append(writer: &mut Connection, id: i64, landing: &Landing<'_>) -> Result<(), StoreError> {
-    sqlx::query("UPDATE datasets SET revision = revision + 1, rows = rows + ?, bytes = bytes + ?, summary = ?, updated_at = ? WHERE id = ?")
-        .bind(landing.rows.cast_signed())
-        .bind(landing.bytes.cast_signed())
-        .bind(landing.summary)
-        .bind(now())
-        .bind(id)
-        .execute(&mut *writer)
-        .await?;
+    sqlx::query(
+        "UPDATE datasets SET revision = revision + 1, rows = rows + ?, bytes = bytes + ?, summary = ?, updated_at = ? WHERE id = ?",
+    )
+    .bind(landing.rows.cast_signed())
+    .bind(landing.bytes.cast_signed())
+    .bind(landing.summary)
+    .bind(now())
+    .bind(id)
+    .execute(&mut *writer)
+    .await?;
     adopt(writer, id, landing).await
 }
 
@@ -219,7 +222,8 @@ pub async fn payloads(connection: &mut Connection, chunk: i64, columns: &[usize]
 /// Frees a bounded part of the segments that belong to nobody, except those in `pinned` (an upload under way, or a fit still reading).
 /// Returns whether anything is left to do.
 pub async fn sweep(writer: &mut Connection, pinned: &[i64], chunks: u32) -> Result<bool, StoreError> {
-    let orphans: Vec<(i64,)> = sqlx::query_as("SELECT id FROM segments WHERE dataset_id IS NULL ORDER BY id").fetch_all(&mut *writer).await?;
+    let orphans: Vec<(i64,)> =
+        sqlx::query_as("SELECT id FROM segments WHERE dataset_id IS NULL ORDER BY id").fetch_all(&mut *writer).await?;
     let Some(&(segment,)) = orphans.iter().find(|(id,)| !pinned.contains(id)) else { return Ok(false) };
     let doomed: Vec<(i64,)> =
         sqlx::query_as("SELECT id FROM chunks WHERE segment_id = ? LIMIT ?").bind(segment).bind(chunks).fetch_all(&mut *writer).await?;

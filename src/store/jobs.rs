@@ -21,7 +21,12 @@ pub struct JobRow {
 
 /// Stores a queued job.
 pub async fn create(writer: &mut Connection, id: &str, model: &str) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO jobs (id, model, state, created_at) VALUES (?, ?, 'queued', ?)").bind(id).bind(model).bind(now()).execute(writer).await?;
+    sqlx::query("INSERT INTO jobs (id, model, state, created_at) VALUES (?, ?, 'queued', ?)")
+        .bind(id)
+        .bind(model)
+        .bind(now())
+        .execute(writer)
+        .await?;
     Ok(())
 }
 
@@ -55,7 +60,10 @@ pub async fn find(connection: &mut Connection, id: &str) -> Result<Option<JobRow
 
 /// At start: whatever was under way when the process ended did not finish.
 pub async fn interrupt_all(writer: &mut Connection) -> Result<u64, StoreError> {
-    let done = sqlx::query("UPDATE jobs SET state = 'interrupted', finished_at = ? WHERE state IN ('queued', 'running')").bind(now()).execute(writer).await?;
+    let done = sqlx::query("UPDATE jobs SET state = 'interrupted', finished_at = ? WHERE state IN ('queued', 'running')")
+        .bind(now())
+        .execute(writer)
+        .await?;
     Ok(done.rows_affected())
 }
 

@@ -49,8 +49,9 @@ pub async fn all(connection: &mut Connection) -> Result<Vec<ModelRow>, StoreErro
 
 /// All versions of all models, oldest first.
 pub async fn all_versions(connection: &mut Connection) -> Result<Vec<VersionRow>, StoreError> {
-    let rows =
-        sqlx::query("SELECT id, model_id, version, document, created_at FROM versions ORDER BY model_id, version").fetch_all(connection).await?;
+    let rows = sqlx::query("SELECT id, model_id, version, document, created_at FROM versions ORDER BY model_id, version")
+        .fetch_all(connection)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(VersionRow {
@@ -134,8 +135,7 @@ pub async fn add_version(writer: &mut Connection, model: &str, document: &str, s
         .execute(&mut *writer)
         .await?
         .last_insert_rowid();
-    let version =
-        VersionRow { id, model: model.id, version: number.unsigned_abs(), document: document.to_owned(), created_at: moment };
+    let version = VersionRow { id, model: model.id, version: number.unsigned_abs(), document: document.to_owned(), created_at: moment };
     Ok(Added { model, version })
 }
 

@@ -28,12 +28,14 @@ pub async fn append(writer: &mut Connection, version: i64, first_sequence: u64, 
 
 /// Records after `sequence`, in order, at most `limit`.
 pub async fn after(connection: &mut Connection, version: i64, sequence: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-    let rows = sqlx::query("SELECT first_sequence, payload FROM update_log WHERE version_id = ? AND first_sequence > ? ORDER BY first_sequence LIMIT ?")
-        .bind(version)
-        .bind(sequence.cast_signed())
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT first_sequence, payload FROM update_log WHERE version_id = ? AND first_sequence > ? ORDER BY first_sequence LIMIT ?",
+    )
+    .bind(version)
+    .bind(sequence.cast_signed())
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
     rows.iter()
         .map(|row| {
             let payload: &[u8] = row.try_get(1)?;

@@ -17,9 +17,8 @@ fn exact_problem(sequence: &mut Sequence, rows: usize, columns: usize, nearness:
         _ => base[(row, column)],
     });
     let truth: Vec<f64> = (0..=columns).map(|column| f64::from(u8::try_from(column % 7).unwrap()) - 2.5).collect();
-    let response = (0..rows)
-        .map(|row| truth[0] + (0..columns).map(|column| design[(row, column)] * truth[column + 1]).sum::<f64>())
-        .collect();
+    let response =
+        (0..rows).map(|row| truth[0] + (0..columns).map(|column| design[(row, column)] * truth[column + 1]).sum::<f64>()).collect();
     (design, response, truth)
 }
 
