@@ -111,8 +111,16 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
     let validation = fields.object("validation").and_then(|validation| validation_of(validation, &mut fields.faults));
     let constraints = constraints_of(&mut fields);
     let only_ols = estimator == Estimator::Ols;
-    if prior.is_some() && !only_ols {
-        fields.fault("prior", "`prior` goes with the estimator `ols`");
+    if prior.is_some() && !estimator.takes_prior() {
+        fields.fault("prior", "`prior` goes with the estimators `ols` and `gradient`");
+    }
+    if let Estimator::Pca { .. } = estimator {
+        if !intercept {
+            fields.fault("intercept", "`pca` needs an intercept");
+        }
+        if covariance != Covariance::Classical {
+            fields.fault("covariance", "with `pca` the covariance is `classical`");
+        }
     }
     if !constraints.is_empty() && (!only_ols || prior.is_some()) {
         fields.fault("constraints", "`constraints` go with the estimator `ols`, without a `prior`");
@@ -350,7 +358,30 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
             }
             Estimator::Nnls { lower, upper }
         }
-        "gradient" | "als" | "stack" | "pca" => {
+        "gradient" => {
+            let learning_rate = if fields.has("learning_rate") { penalty_of(&mut fields, "learning_rate") } else { Penalty::Chosen(Auto::Auto) };
+            if learning_rate == Penalty::Fixed(0.0) {
+                fields.fault("learning_rate", "`learning_rate` is above 0, or \"auto\"");
+            }
+            let momentum = fields.number("momentum").unwrap_or(0.0);
+            if !(0.0..1.0).contains(&momentum) {
+                fields.fault("momentum", "`momentum` is at least 0 and less than 1");
+            }
+            Estimator::Gradient {
+                learning_rate,
+                momentum,
+                batch_size: fields.whole("batch_size", 1, u64::MAX),
+                epochs: fields.whole("epochs", 1, 1_000_000).unwrap_or(1000),
+                tolerance: fields.positive("tolerance", 1e-8),
+                seed: fields.whole("seed", 0, u64::MAX).unwrap_or(1),
+            }
+        }
+        "pca" => Estimator::Pca {
+            components: fields.whole("components", 1, 8192).unwrap_or_else(|| fields.lacks("components")),
+            standardise: fields.boolean("standardise").unwrap_or(false),
+            sketch: fields.boolean("sketch").unwrap_or(false),
+        },
+        "als" | "stack" => {
             later.push(Fault { pointer: "/estimator/kind".to_owned(), detail: "this version does not do this estimator".to_owned() });
             return Estimator::Ols;
         }

@@ -23,7 +23,7 @@ fn view(job: &Job) -> Value {
     });
     json!({
         "id": job.id, "state": job.state.as_str(),
-        "progress": {"stage": job.stage, "done": job.done, "total": job.total},
+        "progress": {"stage": job.stage, "done": job.done, "total": job.total, "loss": job.loss},
         "model": job.model, "version": job.version, "problem": problem,
     })
 }

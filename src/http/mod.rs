@@ -4,6 +4,7 @@
 //! `error.rs` alone.
 
 mod datasets;
+mod diagnostics;
 mod error;
 mod extract;
 mod fits;
@@ -66,6 +67,7 @@ routes! {
     GET    "/v1/models/{name}/versions"             => models::versions,
     GET    "/v1/models/{name}/versions/{version}"   => models::version,
     DELETE "/v1/models/{name}/versions/{version}"   => models::delete_version,
+    GET    "/v1/models/{name}/versions/{version}/diagnostics" => diagnostics::show,
     GET    "/v1/models/{name}/aliases"              => models::aliases,
     PUT    "/v1/models/{name}/aliases/{alias}"      => models::set_alias,
     DELETE "/v1/models/{name}/aliases/{alias}"      => models::delete_alias,

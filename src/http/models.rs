@@ -320,7 +320,7 @@ fn view(model: &Model, version: &Version, state: &ModelState) -> Value {
         "dataset": document.dataset, "estimator": document.estimator, "solver": document.solver,
         "target": document.target, "features": document.features, "weights": document.weights, "intercept": document.intercept,
         "online": document.online, "covariance": covariance_view(&document.covariance), "prior": document.prior, "moved": moved_view(document),
-        "constraints": document.constraints, "selection": document.selection,
+        "constraints": document.constraints, "selection": document.selection, "descent": document.descent,
         "coefficients": lines, "fit": fit_view(&document.target, &fit_now(version, state)), "validation": document.validation.as_ref().map(|validation| validation_view(&document.target, validation)),
         "warnings": document.warnings, "sequence": state.sequence(), "created_at": version.created_at, "fit_seconds": document.fit_seconds,
     })

@@ -42,6 +42,11 @@ impl Fields {
         self.faults.push(Fault { pointer, detail: detail.into() });
     }
 
+    /// Whether a field is there and not `null`.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.left.get(field).is_some_and(|value| !value.is_null())
+    }
+
     /// Takes a field; an explicit `null` is the same as none.
     pub(super) fn take(&mut self, field: &str) -> Option<Value> {
         self.left.remove(field).filter(|value| !value.is_null())

@@ -297,6 +297,20 @@ impl RowDiagnostics {
         }
     }
 
+    /// Appends some of its rows to another, whose `first` becomes that of the first row appended.
+    pub fn copy_rows(&self, rows: std::ops::Range<usize>, to: &mut Self) {
+        if to.leverage.is_empty() {
+            to.first = self.first + rows.start as u64;
+            to.responses.resize_with(self.responses.len(), RowFigures::default);
+        }
+        to.leverage.extend_from_slice(&self.leverage[rows.clone()]);
+        for (to, own) in to.responses.iter_mut().zip(&self.responses) {
+            for (to, own) in to.lists_mut().into_iter().zip(own.lists()) {
+                to.extend_from_slice(&own[rows.clone()]);
+            }
+        }
+    }
+
     fn append(&mut self, other: &Self) {
         self.leverage.extend_from_slice(&other.leverage);
         for (own, other) in self.responses.iter_mut().zip(&other.responses) {

@@ -26,6 +26,8 @@
 //! | `elastic_net` | lasso and elastic net by coordinate descent |
 //! | `nonnegative` | coefficients within bounds |
 //! | `constrained` | coefficients that satisfy equations |
+//! | `gradient` | gradient descent |
+//! | `reduction` | principal components, exact or sketched |
 //! | `robust` | Huber's and Tukey's M-estimators |
 //! | `recursive` | the square-root information that learns row by row |
 //! | `whitened` | rows as a finished fit sees them |
@@ -42,6 +44,7 @@ mod diagnostics;
 pub mod double_double;
 mod elastic_net;
 mod error;
+mod gradient;
 mod gram;
 pub mod inference;
 mod nonnegative;
@@ -49,6 +52,7 @@ mod ordinary;
 mod problem;
 mod qr;
 mod recursive;
+mod reduction;
 mod refine;
 mod ridge_path;
 mod robust;
@@ -60,10 +64,12 @@ pub use covariance::{Covariance, covariance};
 pub use diagnostics::{Diagnostics, Effects, Outstanding, Questions, ResponseDiagnostics, RowDiagnostics, RowFigures, Test, diagnose};
 pub use elastic_net::{ElasticNet, ElasticNetFit, ElasticPenalty, PathPoint, elastic_net};
 pub use error::Error;
+pub use gradient::{Epoch, Gradient, GradientFit, LearningRate, Momentum, gradient};
 pub use nonnegative::{BoundedFit, Bounds, bounded};
 pub use ordinary::{Fit, Given, Statistics, around, fit};
 pub use problem::{Block, Matrices, Row, RowSource, Solver, Specification};
 pub use recursive::Information;
+pub use reduction::{ComponentRegression, Components, Keep, Reduction, Sketch, component_regression, principal_components};
 pub use ridge_path::{PathPoint as RidgePathPoint, RidgePath, ridge_path};
 pub use robust::{Loss, Robust, RobustFit, robust};
 pub use validation::{Estimate, FoldScore, Plan, Spread, Validation, fold_of, validate, validate_least_squares};

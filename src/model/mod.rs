@@ -13,4 +13,4 @@ pub use specification::{
     Strength, Validation,
 };
 pub use state::State;
-pub use version::{Document, FitRecord, FoldRecord, Moved, PathRecord, Selection, TargetRecord, ValidationRecord};
+pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Selection, TargetRecord, ValidationRecord};

@@ -98,9 +98,46 @@ pub enum Estimator {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         upper: BTreeMap<String, f64>,
     },
+    /// Gradient descent, from zero or from a pretrained model.
+    Gradient {
+        /// A number in raw units, or by the largest eigenvalue.
+        learning_rate: Penalty,
+        /// Of the step before, in [0, 1).
+        momentum: f64,
+        /// Rows of a step; all of them when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch_size: Option<u64>,
+        /// So many passes at the most.
+        epochs: u64,
+        /// Relative size of the gradient at which it ends.
+        tolerance: f64,
+        /// Of the order of batches.
+        seed: u64,
+    },
+    /// Regression on principal components.
+    Pca {
+        /// How many.
+        components: u64,
+        /// Whether columns are brought to the same variance first.
+        standardise: bool,
+        /// Whether the components are found by random directions, without the p×p matrix.
+        sketch: bool,
+    },
 }
 
 impl Estimator {
+    /// Whether its fitted values are a linear map of the response, with leverages and all that follows from them.
+    #[must_use]
+    pub fn is_linear_in_the_response(&self) -> bool {
+        matches!(self, Self::Ols | Self::Ridge { .. })
+    }
+
+    /// Whether it takes a pretrained model to start from.
+    #[must_use]
+    pub fn takes_prior(&self) -> bool {
+        matches!(self, Self::Ols | Self::Gradient { .. })
+    }
+
     /// Its name in the contract.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -112,13 +149,15 @@ impl Estimator {
             Self::Huber { .. } => "huber",
             Self::Bisquare { .. } => "bisquare",
             Self::Nnls { .. } => "nnls",
+            Self::Gradient { .. } => "gradient",
+            Self::Pca { .. } => "pca",
         }
     }
 
     /// Whether rows learnt one by one lead where a fit of all rows would: the objective is a sum of squares and nothing else.
     #[must_use]
     pub fn learns(&self) -> bool {
-        matches!(self, Self::Ols | Self::Ridge { .. })
+        matches!(self, Self::Ols | Self::Ridge { .. } | Self::Gradient { .. })
     }
 }
 

@@ -11,6 +11,8 @@ use crate::lsq;
 pub struct Document {
     /// The dataset it was fitted on.
     pub dataset: String,
+    /// The dataset's ETag then.
+    pub dataset_tag: String,
     /// How the coefficients were estimated.
     pub estimator: Estimator,
     /// The solver that was used.
@@ -33,6 +35,8 @@ pub struct Document {
     pub covariance: Covariance,
     /// How a penalty was chosen.
     pub selection: Option<Selection>,
+    /// How gradient descent went.
+    pub descent: Option<Descent>,
     /// What held-out rows say.
     pub validation: Option<ValidationRecord>,
     /// The pretrained model it started from.
@@ -85,6 +89,19 @@ pub struct Selection {
     pub penalty: f64,
     /// All that were tried.
     pub path: Vec<PathRecord>,
+}
+
+/// How gradient descent went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Descent {
+    /// Epochs that were made.
+    pub epochs: u64,
+    /// Whether they were enough for the tolerance.
+    pub converged: bool,
+    /// The rate in the end.
+    pub learning_rate: f64,
+    /// Half of the mean squared error after each epoch, the first thousand.
+    pub losses: Vec<f64>,
 }
 
 /// What one fold says.

@@ -17,7 +17,7 @@ use crate::frame::Fault;
 use crate::lsq::{self, RowSource};
 use crate::model::version::finite;
 use crate::model::{
-    Choice, Covariance, Document, Estimator, FitRecord, FoldRecord, Moved, PathRecord, Penalty, Selection, Specification, State, Strength,
+    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Moved, PathRecord, Penalty, Selection, Specification, State, Strength,
     Validation, ValidationRecord,
 };
 
@@ -37,8 +37,12 @@ struct Estimated {
     /// The estimator with the penalty that was chosen.
     estimator: Estimator,
     selection: Option<Selection>,
+    descent: Option<Descent>,
     warnings: Vec<String>,
 }
+
+/// What sees each epoch of gradient descent, and may end it.
+type Report<'a> = &'a mut dyn FnMut(lsq::Epoch) -> Result<(), lsq::Error>;
 
 /// The arithmetic of a fit, on a thread of the pool.
 pub(super) fn compute(
@@ -73,13 +77,18 @@ pub(super) fn compute(
     let (document_fit, state, estimated) = if let (true, Some(pretrained)) = (information, &pretrained) {
         continue_from(&mut source, pretrained, &specification)?
     } else {
-        let estimated = estimate(&mut source, &specification, &names, prior.as_ref())?;
+        let most = if let Estimator::Gradient { epochs, .. } = specification.estimator { epochs } else { 0 };
+        let estimated = estimate(&mut source, &specification, &names, prior.as_ref(), &mut |epoch| {
+            running.descend(epoch.index as u64, most, epoch.loss);
+            if running.is_cancelled() { Err(lsq::Error::Interrupted) } else { Ok(()) }
+        })?;
         (FitRecord::of(&estimated.fit), State::of(&estimated.fit), Some(estimated))
     };
     let (mut document_fit, mut state) = (document_fit, state);
     if source.skipped > 0 {
         warnings.push(format!("{} of {} rows were left out because a value is missing in them", source.skipped, source.total_rows()));
     }
+    let mut descent = None;
     let (mut solver, mut estimator, mut selection, mut inflation) =
         ("recursive".to_owned(), specification.estimator.clone(), None, vec![None; names.len()]);
     if let Some(mut estimated) = estimated {
@@ -93,6 +102,7 @@ pub(super) fn compute(
         solver = estimated.fit.solver.as_str().to_owned();
         estimator = estimated.estimator;
         selection = estimated.selection;
+        descent = estimated.descent;
         inflation = estimated.fit.variance_inflation.iter().map(|factor| finite(*factor)).collect();
     }
     let validation = specification
@@ -106,6 +116,7 @@ pub(super) fn compute(
     let moved = pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default();
     let document = Document {
         dataset: specification.dataset,
+        dataset_tag: source.dataset.description.tag(),
         estimator,
         solver,
         target: specification.target,
@@ -117,6 +128,7 @@ pub(super) fn compute(
         fit: document_fit,
         covariance: specification.covariance,
         selection,
+        descent,
         validation,
         prior: specification.prior,
         moved,
@@ -125,6 +137,16 @@ pub(super) fn compute(
         fit_seconds: begun.elapsed().as_secs_f64(),
     };
     Ok((document, state))
+}
+
+/// The fit of ordinary, weighted or ridge least squares that a stored version came from.
+pub(super) fn again(source: &mut Source<'_>, document: &Document) -> Result<lsq::Fit, lsq::Error> {
+    let penalty = match document.estimator {
+        Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. } => penalty,
+        _ => 0.0,
+    };
+    let solver = lsq::Solver::parse(&document.solver).unwrap_or_default();
+    lsq::fit(source, &lsq::Specification { intercept: document.intercept, penalty, solver, ..lsq::Specification::default() })
 }
 
 /// Bounds and constraints speak of design columns, which are known only now.
@@ -230,10 +252,11 @@ fn estimate(
     specification: &Specification,
     names: &[String],
     prior: Option<&Mat<f64>>,
+    report: Report<'_>,
 ) -> Result<Estimated, lsq::Error> {
     let intercept = specification.intercept;
     let plain = lsq::Specification { intercept, solver: specification.solver, ..lsq::Specification::default() };
-    let done = |fit| Estimated { fit, estimator: specification.estimator.clone(), selection: None, warnings: Vec::new() };
+    let done = |fit| Estimated { fit, estimator: specification.estimator.clone(), selection: None, descent: None, warnings: Vec::new() };
     if !specification.constraints.is_empty() {
         return constrained(source, specification, names).map(done);
     }
@@ -266,6 +289,7 @@ fn estimate(
                 fit: lsq::fit(source, &lsq::Specification { penalty: best, ..plain })?,
                 estimator: Estimator::Ridge { penalty: Penalty::Fixed(best), penalties: penalties.clone() },
                 selection: Some(selection),
+                descent: None,
                 warnings: Vec::new(),
             })
         }
@@ -303,7 +327,95 @@ fn estimate(
             );
             Ok(estimated)
         }
+        Estimator::Gradient { learning_rate, momentum, batch_size, epochs, tolerance, seed } => {
+            let none: [f64; 0] = [];
+            let asked = lsq::Gradient {
+                intercept,
+                learning_rate: match learning_rate {
+                    Penalty::Fixed(rate) => lsq::LearningRate::Fixed(*rate),
+                    Penalty::Chosen(_) => lsq::LearningRate::Auto,
+                },
+                momentum: if *momentum > 0.0 { lsq::Momentum::HeavyBall(*momentum) } else { lsq::Momentum::None },
+                batch_size: batch_size.and_then(|size| usize::try_from(size).ok()),
+                epochs: usize::try_from(*epochs).unwrap_or(usize::MAX),
+                tolerance: *tolerance,
+                seed: *seed,
+                start: prior.map(|prior| (prior.as_ref(), &none[..])),
+            };
+            let found = lsq::gradient(source, &asked, report)?;
+            let intercepts = if intercept { found.intercepts } else { vec![0.0; specification.target.len()] };
+            #[allow(clippy::cast_precision_loss)]
+            let given = lsq::Given {
+                slopes: found.slopes.as_ref(),
+                intercepts: &intercepts,
+                active: &vec![true; names.len()],
+                effective_parameters: (names.len() + usize::from(intercept)) as f64,
+            };
+            let mut estimated = done(lsq::around(source, &plain, &given)?);
+            if !found.converged {
+                estimated.warnings.push(format!("gradient descent had not converged after {} epochs", found.epochs));
+            }
+            estimated.descent = Some(Descent {
+                epochs: found.epochs as u64,
+                converged: found.converged,
+                learning_rate: found.learning_rate,
+                losses: found.losses.into_iter().take(1000).collect(),
+            });
+            Ok(estimated)
+        }
+        Estimator::Pca { components, standardise, sketch } => principal_components(source, *components, *standardise, *sketch, specification),
     }
+}
+
+/// Regression on principal components, with the errors of the coefficients that follow from those of the components'.
+fn principal_components(
+    source: &mut dyn RowSource,
+    components: u64,
+    standardise: bool,
+    sketch: bool,
+    specification: &Specification,
+) -> Result<Estimated, lsq::Error> {
+    let reduction = lsq::Reduction {
+        keep: lsq::Keep::Count(usize::try_from(components).unwrap_or(usize::MAX)),
+        standardise,
+        sketch: sketch.then(lsq::Sketch::default),
+    };
+    let found = lsq::component_regression(source, &reduction)?;
+    let kept = &found.components;
+    let (width, count) = (kept.centre.len(), kept.count());
+    #[allow(clippy::cast_precision_loss)]
+    let given = lsq::Given {
+        slopes: found.slopes.as_ref(),
+        intercepts: &found.intercepts,
+        active: &vec![true; width],
+        effective_parameters: (count + 1) as f64,
+    };
+    let mut fit = lsq::around(source, &lsq::Specification { solver: specification.solver, ..lsq::Specification::default() }, &given)?;
+    // The components' coefficients are independent with variances s²/((Σw − 1)·variance); slopes are loadings/scale times them.
+    let root = Mat::from_fn(width, count, |row, column| {
+        kept.loadings[(row, column)] / kept.scale[row] / ((fit.weight - 1.0) * kept.variances[column]).sqrt()
+    });
+    let slopes = &root * root.transpose();
+    let centre = faer::ColRef::from_slice(&kept.centre);
+    let with_level = &slopes * centre;
+    let level = 1.0 / fit.weight + centre.transpose() * &with_level;
+    let unscaled = Mat::from_fn(width + 1, width + 1, |row, column| match (row, column) {
+        (0, 0) => level,
+        (0, other) | (other, 0) => -with_level[other - 1],
+        _ => slopes[(row - 1, column - 1)],
+    });
+    let covariances: Vec<Mat<f64>> = fit.information.residual_variance().iter().map(|variance| &unscaled * faer::Scale(*variance)).collect();
+    if covariances.iter().all(|covariance| covariance.norm_max().is_finite()) {
+        fit.information.set_raw_covariance(&covariances)?;
+    }
+    let mut warnings = vec![format!(
+        "the {count} components explain {:.4} of the predictors' variance; standard errors and intervals take the components as known",
+        kept.explained.iter().sum::<f64>()
+    )];
+    if !kept.converged {
+        warnings.push("the sketch had not converged: ask for the exact components".to_owned());
+    }
+    Ok(Estimated { fit, estimator: specification.estimator.clone(), selection: None, descent: None, warnings })
 }
 
 /// Lasso and elastic net; with the fit goes the penalty that was used.
@@ -356,7 +468,7 @@ fn elastic_net(
         "standard errors and intervals are conditional on the penalty and on which coefficients it left: they know nothing of the choice"
             .to_owned(),
     ];
-    Ok((Estimated { fit, estimator: Estimator::Ols, selection, warnings }, found.penalty))
+    Ok((Estimated { fit, estimator: Estimator::Ols, selection, descent: None, warnings }, found.penalty))
 }
 
 fn robust(source: &mut dyn RowSource, intercept: bool, loss: lsq::Loss, specification: &Specification) -> Result<Estimated, lsq::Error> {
@@ -370,7 +482,7 @@ fn robust(source: &mut dyn RowSource, intercept: bool, loss: lsq::Loss, specific
     if lowered > 0 {
         warnings.push(format!("{lowered} of {} rows count for less than half of their weight", found.weights.len()));
     }
-    Ok(Estimated { fit: found.into_fit()?, estimator: specification.estimator.clone(), selection: None, warnings })
+    Ok(Estimated { fit: found.into_fit()?, estimator: specification.estimator.clone(), selection: None, descent: None, warnings })
 }
 
 fn constrained(source: &mut dyn RowSource, specification: &Specification, names: &[String]) -> Result<lsq::Fit, lsq::Error> {
@@ -460,7 +572,7 @@ fn validated(
             ));
         }
         _ => lsq::validate(source, plan, &mut |rows| {
-            let estimated = estimate(rows, specification, names, prior)?;
+            let estimated = estimate(rows, specification, names, prior, &mut |_| Ok(()))?;
             Ok((estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len())))
         })?,
     };

@@ -73,10 +73,28 @@ pub struct Job {
     pub done: u64,
     /// Rows to visit in this stage.
     pub total: u64,
+    /// The loss after the last epoch of gradient descent.
+    pub loss: Option<f64>,
     /// The version it made.
     pub version: Option<u64>,
     /// What went wrong.
     pub problem: Option<ServiceError>,
+}
+
+impl Job {
+    fn queued(id: &str, model: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            model: model.to_owned(),
+            state: JobState::Queued,
+            stage: "queued",
+            done: 0,
+            total: 0,
+            loss: None,
+            version: None,
+            problem: None,
+        }
+    }
 }
 
 /// A running job's own handle.
@@ -93,6 +111,16 @@ impl Running {
 
     pub(crate) fn progress(&self, stage: &'static str, done: u64, total: u64) {
         self.state.send_modify(|job| (job.stage, job.done, job.total) = (stage, done, total));
+    }
+
+    /// An epoch of gradient descent is done.
+    pub(crate) fn descend(&self, epoch: u64, epochs: u64, loss: f64) {
+        self.state.send_modify(|job| (job.stage, job.done, job.total, job.loss) = ("descending", epoch, epochs, Some(loss)));
+    }
+
+    /// A handle of no job: for work that nobody waits for by name.
+    pub(crate) fn nameless() -> Self {
+        Self { state: watch::Sender::new(Job::queued("", "")), cancelled: AtomicBool::new(false) }
     }
 
     pub(crate) fn enter(&self, state: JobState) {
@@ -119,16 +147,7 @@ impl Jobs {
     }
 
     pub(crate) fn insert(&self, id: &str, model: &str) -> Arc<Running> {
-        let job = Job {
-            id: id.to_owned(),
-            model: model.to_owned(),
-            state: JobState::Queued,
-            stage: "queued",
-            done: 0,
-            total: 0,
-            version: None,
-            problem: None,
-        };
+        let job = Job::queued(id, model);
         let running = Arc::new(Running { state: watch::Sender::new(job), cancelled: AtomicBool::new(false) });
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() >= KEPT {
@@ -166,7 +185,7 @@ impl Jobs {
             JobState::Interrupted => Some(ServiceError::Interrupted),
             JobState::Queued | JobState::Running | JobState::Succeeded => None,
         };
-        Ok(Job { id: row.id, model: row.model, state, stage: "done", done: 0, total: 0, version: row.version, problem })
+        Ok(Job { id: row.id, model: row.model, state, stage: "done", done: 0, total: 0, loss: None, version: row.version, problem })
     }
 
     /// Its changes from now on; `None` when it is over and no longer in memory.

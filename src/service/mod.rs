@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod datasets;
+mod diagnose;
 mod error;
 mod estimate;
 mod fit;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Semaphore, watch};
 
 pub use catalogue::{Catalogue, Model, Version};
+pub use diagnose::{Findings, LEVELS, Wanted};
 pub use datasets::{Description, Landed, Upload};
 pub use error::ServiceError;
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};

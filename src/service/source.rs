@@ -11,6 +11,7 @@ use super::jobs::Running;
 use crate::features::{self, Block, BlockError, Design, Encoding, Feature, Roles};
 use crate::frame::{ColumnType, Frame};
 use crate::lsq::{self, RowSource};
+use crate::model::Document;
 
 /// Cells of a block of X: bounds memory for wide designs.
 const BLOCK_CELLS: usize = 512 * 1024;
@@ -32,6 +33,34 @@ pub(super) struct Source<'a> {
     pub(super) passes: u64,
     /// Rows that the last pass left out.
     pub(super) skipped: u64,
+}
+
+impl<'a> Source<'a> {
+    /// The rows that a stored version was fitted on, from its dataset as it was.
+    pub(super) fn again(
+        runtime: &'a tokio::runtime::Handle,
+        running: &'a Running,
+        dataset: Arc<Opened>,
+        document: &Document,
+    ) -> Result<Self, ServiceError> {
+        let schema = &dataset.description.summary.schema;
+        let names = document.features.iter().map(|feature| &feature.name).chain(&document.target).chain(&document.weights);
+        let columns = names
+            .map(|name| schema.index_of(name).ok_or(ServiceError::Internal("a version's column is not in its dataset")))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            runtime,
+            running,
+            columns,
+            design: document.design(),
+            targets: document.target.len(),
+            weighted: document.weights.is_some(),
+            cache: None,
+            passes: 0,
+            skipped: 0,
+            dataset,
+        })
+    }
 }
 
 impl Source<'_> {

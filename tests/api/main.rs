@@ -6,6 +6,7 @@
 mod client;
 mod contract;
 mod datasets;
+mod diagnostics;
 mod estimators;
 mod fits;
 mod hostile;
