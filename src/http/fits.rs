@@ -359,7 +359,8 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
             Estimator::Nnls { lower, upper }
         }
         "gradient" => {
-            let learning_rate = if fields.has("learning_rate") { penalty_of(&mut fields, "learning_rate") } else { Penalty::Chosen(Auto::Auto) };
+            let learning_rate =
+                if fields.has("learning_rate") { penalty_of(&mut fields, "learning_rate") } else { Penalty::Chosen(Auto::Auto) };
             if learning_rate == Penalty::Fixed(0.0) {
                 fields.fault("learning_rate", "`learning_rate` is above 0, or \"auto\"");
             }

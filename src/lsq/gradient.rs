@@ -258,7 +258,8 @@ fn check(source: &dyn RowSource, gradient: &Gradient<'_>) -> Result<(), Error> {
         return Err(Error::Solver("accelerated descent takes all rows at once: leave out the batch size"));
     }
     if let Some((slopes, intercepts)) = gradient.start
-        && (slopes.shape() != (source.predictors(), source.responses()) || !(intercepts.is_empty() || intercepts.len() == source.responses()))
+        && (slopes.shape() != (source.predictors(), source.responses())
+            || !(intercepts.is_empty() || intercepts.len() == source.responses()))
     {
         return Err(Error::Solver("the coefficients to start from do not fit the design"));
     }
@@ -312,7 +313,9 @@ impl<'a> Moments<'a> {
         let (predictors, responses) = (coordinates.predictors(), coordinates.responses());
         let standardised = gradient.learning_rate == LearningRate::Auto;
         let deviation: Vec<f64> = (0..predictors)
-            .map(|own| if scan.constant[own] { 0.0 } else { (scan.gram[(own, own)].max(0.0) / scan.weight).sqrt() / coordinates.scale[own] })
+            .map(
+                |own| if scan.constant[own] { 0.0 } else { (scan.gram[(own, own)].max(0.0) / scan.weight).sqrt() / coordinates.scale[own] },
+            )
             .collect();
         let unit: Vec<f64> = deviation
             .iter()
@@ -325,8 +328,7 @@ impl<'a> Moments<'a> {
         let ratio = |own: usize| unit[own] / coordinates.scale[own];
         let second = Mat::from_fn(predictors, predictors, |i, j| scan.gram[(i, j)] / scan.weight * ratio(i) * ratio(j));
         let cross = Mat::from_fn(predictors, responses, |i, j| scan.cross[(i, j)] / scan.weight * ratio(i));
-        let offset =
-            if standardised || !coordinates.intercept { vec![0.0; predictors] } else { coordinates.centre.clone() };
+        let offset = if standardised || !coordinates.intercept { vec![0.0; predictors] } else { coordinates.centre.clone() };
         let mut squares = vec![0.0; responses];
         let mut largest_row: f64 = 0.0;
         let wanted = standardised && gradient.batch_size.is_some();
@@ -400,7 +402,8 @@ impl<'a> Moments<'a> {
     fn loss(&self, point: &Point, slope: &Mat<f64>) -> f64 {
         let mut total = 0.0;
         for (response, square) in self.squares.iter().enumerate() {
-            let columns = point.slopes.col_as_slice(response).iter().zip(self.cross.col_as_slice(response)).zip(slope.col_as_slice(response));
+            let columns =
+                point.slopes.col_as_slice(response).iter().zip(self.cross.col_as_slice(response)).zip(slope.col_as_slice(response));
             let along: f64 = columns.map(|((own, cross), slope)| own * (slope - cross)).sum();
             // Rounding may take a perfect fit below zero.
             total += point.level[response].mul_add(point.level[response], (square + along).max(0.0));

@@ -126,7 +126,8 @@ pub fn principal_components(source: &mut dyn RowSource, reduction: &Reduction) -
 pub fn component_regression(source: &mut dyn RowSource, reduction: &Reduction) -> Result<ComponentRegression, Error> {
     let Reduced { components, along, response_centre } = reduce(source, reduction)?;
     let (predictors, responses) = (components.centre.len(), response_centre.len());
-    let coefficients = Mat::from_fn(components.count(), responses, |place, response| along[(place, response)] / components.variances[place]);
+    let coefficients =
+        Mat::from_fn(components.count(), responses, |place, response| along[(place, response)] / components.variances[place]);
     let mut slopes = &components.loadings * &coefficients;
     for response in 0..responses {
         for (slope, scale) in slopes.col_as_slice_mut(response).iter_mut().zip(&components.scale) {
@@ -202,8 +203,7 @@ fn exact(source: &mut dyn RowSource, reduction: &Reduction) -> Result<Reduced, E
     let along = loadings.transpose() * &cross;
     let variances = values[..kept].to_vec();
     let explained = variances.iter().map(|variance| variance / total).collect();
-    let components =
-        Components { centre: coordinates.centre.clone(), scale, loadings, variances, explained, passes: 1, converged: true };
+    let components = Components { centre: coordinates.centre.clone(), scale, loadings, variances, explained, passes: 1, converged: true };
     Ok(Reduced { components, along, response_centre: coordinates.response_centre.clone() })
 }
 
@@ -221,7 +221,8 @@ fn eigen(matrix: MatRef<'_, f64>) -> Result<(Vec<f64>, Mat<f64>), Error> {
     if size == 0 {
         return Ok((Vec::new(), Mat::new()));
     }
-    let found = SelfAdjointEigen::new(matrix, Side::Lower).map_err(|_| Error::Solver("the eigenvalues of the predictors' covariance did not converge"))?;
+    let found = SelfAdjointEigen::new(matrix, Side::Lower)
+        .map_err(|_| Error::Solver("the eigenvalues of the predictors' covariance did not converge"))?;
     let (values, vectors) = (found.S().column_vector(), found.U());
     let falling = (0..size).rev().map(|place| values[place].max(0.0)).collect();
     Ok((falling, Mat::from_fn(size, size, |row, place| vectors[(row, size - 1 - place)])))

@@ -361,13 +361,13 @@ fn score(source: &mut dyn RowSource, layout: &Layout<'_>, found: &[Estimate]) ->
                 let (slopes, intercepts) = &found[fold];
                 let mut predicted = Mat::<f64>::zeros(rows.len(), responses);
                 faer::linalg::matmul::matmul(predicted.as_mut(), faer::Accum::Replace, held_out.design, slopes.as_ref(), 1.0, Par::Seq);
-                for response in 0..responses {
+                for (response, shift) in shift.iter().enumerate() {
                     let errors = &mut part.errors[fold * responses + response];
                     let intercept = intercepts.get(response).copied().unwrap_or(0.0);
                     let values = column(held_out.response, response);
                     for (row, (value, predicted)) in values.iter().zip(predicted.col_as_slice(response)).enumerate() {
                         let weight = held_out.weights.map_or(1.0, |weights| weights[row]);
-                        errors.learn(value - (predicted + intercept), value - shift[response], weight);
+                        errors.learn(value - (predicted + intercept), value - shift, weight);
                     }
                 }
             }
@@ -521,7 +521,7 @@ impl GroupSums {
             }
         }
         let weight = product[(0, 0)];
-        if !(weight > 0.0) {
+        if weight.is_nan() || weight <= 0.0 {
             return None;
         }
         let moved: Vec<f64> = (1..width).map(|place| if specification.intercept { product[(0, place)] / weight } else { 0.0 }).collect();
@@ -531,7 +531,7 @@ impl GroupSums {
         for place in 0..predictors {
             let own = about(place, place);
             // A column that hardly varies about its mean in these rows is not known well enough from here.
-            if !(own > 1e-6 * product[(1 + place, 1 + place)]) || !own.is_finite() {
+            if !own.is_finite() || own <= 1e-6 * product[(1 + place, 1 + place)] {
                 return None;
             }
             size.push((own + penalty(place)).sqrt().recip());
@@ -545,7 +545,8 @@ impl GroupSums {
         let mut slopes = Mat::<f64>::zeros(predictors, responses);
         if predictors > 0 {
             let llt = Llt::new(gram.as_ref(), Side::Lower).ok()?;
-            if !(gram.norm_l2() * llt.inverse().norm_l2() < HARMLESS) {
+            let condition = gram.norm_l2() * llt.inverse().norm_l2();
+            if condition.is_nan() || condition > HARMLESS {
                 return None;
             }
             slopes = llt.solve(&right);

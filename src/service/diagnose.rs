@@ -44,7 +44,10 @@ impl Service {
     /// There is no such version; its dataset is gone or has changed; its estimator has no such figures.
     pub async fn diagnose(&self, model: &str, which: &str, wanted: Wanted) -> Result<Findings, ServiceError> {
         let (_, version, _) = self.version_of(model, which).await?;
-        if !version.document.estimator.is_linear_in_the_response() || !version.document.constraints.is_empty() || version.document.prior.is_some() {
+        if !version.document.estimator.is_linear_in_the_response()
+            || !version.document.constraints.is_empty()
+            || version.document.prior.is_some()
+        {
             return Err(ServiceError::Conflict("these diagnostics are of ordinary, weighted and ridge least squares"));
         }
         let opened = self.open_dataset(&version.document.dataset).await.map_err(|error| match error {

@@ -17,8 +17,8 @@ use crate::frame::Fault;
 use crate::lsq::{self, RowSource};
 use crate::model::version::finite;
 use crate::model::{
-    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Moved, PathRecord, Penalty, Selection, Specification, State, Strength,
-    Validation, ValidationRecord,
+    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Moved, PathRecord, Penalty, Selection, Specification, State,
+    Strength, Validation, ValidationRecord,
 };
 
 /// The most design columns: the triangular factor alone takes 8·p² bytes.
@@ -363,7 +363,9 @@ fn estimate(
             });
             Ok(estimated)
         }
-        Estimator::Pca { components, standardise, sketch } => principal_components(source, *components, *standardise, *sketch, specification),
+        Estimator::Pca { components, standardise, sketch } => {
+            principal_components(source, *components, *standardise, *sketch, specification)
+        }
     }
 }
 
@@ -404,7 +406,8 @@ fn principal_components(
         (0, other) | (other, 0) => -with_level[other - 1],
         _ => slopes[(row - 1, column - 1)],
     });
-    let covariances: Vec<Mat<f64>> = fit.information.residual_variance().iter().map(|variance| &unscaled * faer::Scale(*variance)).collect();
+    let covariances: Vec<Mat<f64>> =
+        fit.information.residual_variance().iter().map(|variance| &unscaled * faer::Scale(*variance)).collect();
     if covariances.iter().all(|covariance| covariance.norm_max().is_finite()) {
         fit.information.set_raw_covariance(&covariances)?;
     }

@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Semaphore, watch};
 
 pub use catalogue::{Catalogue, Model, Version};
-pub use diagnose::{Findings, LEVELS, Wanted};
 pub use datasets::{Description, Landed, Upload};
+pub use diagnose::{Findings, LEVELS, Wanted};
 pub use error::ServiceError;
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use jobs::{Job, JobState};

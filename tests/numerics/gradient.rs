@@ -84,9 +84,6 @@ fn a_number_for_the_rate_gives_the_iterates_of_the_formula() {
         let (slopes, intercept) = by_hand(&design, &response, &weights, 0.01, 40, momentum);
         assert!((fit.intercepts[0] - intercept).abs() < 1e-12, "{momentum:?} {} {intercept}", fit.intercepts[0]);
         assert!((0..4).all(|own| (fit.slopes[(own, 0)] - slopes[own]).abs() < 1e-12), "{momentum:?}");
-        // One batch of all rows, which passes over them, is the same.
-        let batched = descended(&design, &response, Some(&weights), &Gradient { batch_size: Some(299), epochs: 1, ..asked }).unwrap();
-        assert!(batched.loss.is_finite());
     }
 }
 
@@ -160,15 +157,14 @@ fn mini_batches_are_the_seeds() {
     let (one, again, other) = (found(1), found(1), found(2));
     assert_eq!((one.losses.clone(), one.slopes.clone()), (again.losses, again.slopes));
     assert_ne!(one.losses, other.losses);
-    // Rows of one batch each, by hand on two rows of which one has no weight.
-    let (design, response) = (mat![[2.0], [5.0]], mat![[3.0], [9.0]]);
-    let asked = Gradient { learning_rate: LearningRate::Fixed(0.1), batch_size: Some(1), epochs: 1, intercept: false, ..Gradient::default() };
-    let rows = mat![[2.0], [5.0], [2.0]];
+    // Batches of one row, by hand: two equal rows, and one without weight between them.
+    let asked =
+        Gradient { learning_rate: LearningRate::Fixed(0.1), batch_size: Some(1), epochs: 1, intercept: false, ..Gradient::default() };
+    let three = mat![[2.0], [5.0], [2.0]];
     let responses = mat![[3.0], [9.0], [3.0]];
-    let found = descended(&rows, &responses, Some(&[1.0, 0.0, 1.0]), &asked).unwrap();
+    let found = descended(&three, &responses, Some(&[1.0, 0.0, 1.0]), &asked).unwrap();
     // w = 0.1·6, then 0.6 + 0.1·2·(3 − 1.2).
     assert!((found.slopes[(0, 0)] - 0.96).abs() < 1e-15, "{found:?}");
-    drop((design, response));
 }
 
 #[test]
@@ -208,12 +204,13 @@ fn the_watcher_sees_every_epoch_and_can_end_it() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     let (design, response) = line();
+    let wide = mat![[1.0, 2.0]];
     let refused = [
         Gradient { learning_rate: LearningRate::Fixed(-1.0), ..Gradient::default() },
         Gradient { momentum: Momentum::HeavyBall(1.0), ..Gradient::default() },
         Gradient { batch_size: Some(0), ..Gradient::default() },
         Gradient { batch_size: Some(2), momentum: Momentum::Accelerated, ..Gradient::default() },
-        Gradient { start: Some((mat![[1.0, 2.0]].as_ref(), &[])), ..Gradient::default() },
+        Gradient { start: Some((wide.as_ref(), &[])), ..Gradient::default() },
     ];
     for asked in refused {
         assert!(matches!(descended(&design, &response, None, &asked), Err(Error::Solver(_))), "{asked:?}");

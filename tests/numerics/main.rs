@@ -3,7 +3,13 @@
 
 mod deficient;
 mod exact;
+mod gradient;
+mod inference;
+mod penalised;
+mod properties;
 mod recursive;
+mod reduction;
+mod robust;
 mod strd;
 
 use faer::Mat;

@@ -219,7 +219,7 @@ fn responses_are_fitted_each_by_itself() {
 
 #[test]
 fn cross_validation_equals_fits_without_the_held_out_rows() {
-    use lsqd::lsq::validation::fold_of;
+    use lsqd::lsq::fold_of;
     let mut problem = random(8, 90, 7);
     problem.weights = Some((0..90).map(|row| 0.5 + f64::from(u8::try_from(row % 5).unwrap())).collect());
     let specification = ElasticNet { penalty: auto(3, false), l1_ratio: 0.8, ..LASSO };

@@ -7,7 +7,8 @@ use super::{Sequence, coefficients, digits, fitted};
 
 const VARIANCES: [f64; 2] = [109.87390808613267, 7.174576383891882];
 const EXPLAINED: [f64; 2] = [0.9327156883372884, 0.06090472312302101];
-const LOADINGS: [[f64; 3]; 2] = [[0.9027057100578545, 0.2978926554730135, 0.3104550963411323], [-0.4188982218896092, 0.4437795786702304, 0.7922019725126898]];
+const LOADINGS: [[f64; 3]; 2] =
+    [[0.9027057100578545, 0.2978926554730135, 0.3104550963411323], [-0.4188982218896092, 0.4437795786702304, 0.7922019725126898]];
 const SLOPES: [f64; 3] = [0.8579048522508315, 0.4661811830631579, 0.589549929362569];
 const INTERCEPT: f64 = -91.89321437156977;
 
@@ -43,7 +44,8 @@ fn mixed(rows: usize, predictors: usize, decay: f64) -> Mat<f64> {
 #[test]
 fn acid_and_air_agree_with_scikit_learn() {
     // Three columns of the first rows of a plant's record, PCA of scikit-learn 1.9.
-    let rows = [[80.0, 27.0, 89.0, 42.0], [75.0, 25.0, 90.0, 37.0], [62.0, 24.0, 87.0, 28.0], [62.0, 22.0, 87.0, 18.0], [58.0, 18.0, 80.0, 14.0]];
+    let rows =
+        [[80.0, 27.0, 89.0, 42.0], [75.0, 25.0, 90.0, 37.0], [62.0, 24.0, 87.0, 28.0], [62.0, 22.0, 87.0, 18.0], [58.0, 18.0, 80.0, 14.0]];
     let design = Mat::from_fn(5, 3, |row, column| rows[row][column]);
     let response = Mat::from_fn(5, 1, |row, _| rows[row][3]);
     let mut source = Matrices { design: design.as_ref(), response: response.as_ref(), weights: None };

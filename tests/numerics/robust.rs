@@ -149,8 +149,9 @@ fn a_loss_that_never_bends_is_least_squares() {
 fn a_majority_on_a_plane_is_found_with_scale_zero() {
     let mut sequence = Sequence(9);
     let design = sequence.matrix(100, 2);
-    let response: Vec<f64> =
-        (0..100).map(|row| 1.0 + 2.0 * design[(row, 0)] - design[(row, 1)] + if row % 5 == 0 { 30.0 * sequence.next() } else { 0.0 }).collect();
+    let response: Vec<f64> = (0..100)
+        .map(|row| 1.0 + 2.0 * design[(row, 0)] - design[(row, 1)] + if row % 5 == 0 { 30.0 * sequence.next() } else { 0.0 })
+        .collect();
     let fit = solved(&design, &response, None, Robust { loss: Loss::BISQUARE, ..Robust::default() });
     assert!(fit.converged && fit.scale == 0.0, "{} {}", fit.scale, fit.rounds);
     assert!(digits(&all(&fit), &[1.0, 2.0, -1.0]) > 12.0, "{:?}", all(&fit));
