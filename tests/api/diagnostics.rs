@@ -92,7 +92,8 @@ async fn all_components_are_least_squares_and_fewer_are_fewer_parameters() {
     let server = Server::start().await;
     server.table("t", &table(80).0).await;
     let exact = server.fit("exact", json!({"dataset": "t", "target": "y"})).await;
-    let all = server.fit("all", json!({"dataset": "t", "target": "y", "estimator": {"kind": "pca", "components": 2, "standardise": true}})).await;
+    let all =
+        server.fit("all", json!({"dataset": "t", "target": "y", "estimator": {"kind": "pca", "components": 2, "standardise": true}})).await;
     agree(&coefficients(&all, "estimate"), &coefficients(&exact, "estimate"), 10.0);
     agree(&coefficients(&all, "std_error"), &coefficients(&exact, "std_error"), 9.0);
     let one = server.fit("one", json!({"dataset": "t", "target": "y", "estimator": {"kind": "pca", "components": 1}})).await;
