@@ -21,6 +21,8 @@ use super::problem::RowSource;
 use super::qr;
 use super::refine::DoubleMatrix;
 
+/// Square of a size, relative to its terms, below which it is their rounding.
+const ROUNDED: f64 = 1e-28;
 /// Relative size below which a constraint is a combination of others.
 const DEPENDENT: f64 = 1e-12;
 /// Relative size above which what is left of a dependent constraint contradicts the others.
@@ -150,19 +152,36 @@ pub fn constrained(source: &mut dyn RowSource, intercept: bool, constraints: &Co
     }
     // Raw coefficients are B·θ: β = s·β̃, α = α̃ − Σ c·s·β̃.
     let mut factor = Mat::<f64>::zeros(width, root.ncols());
+    let (mut found, mut size) = (0.0, 0.0);
     for column in 0..root.ncols() {
-        let mut level = Double::ZERO;
+        let (mut level, mut terms) = (Double::ZERO, 0.0);
         for place in 0..width {
             match coordinates.column(place) {
-                SystemColumn::Ones => level += Double::from(root[(place, column)]),
+                SystemColumn::Ones => {
+                    level += Double::from(root[(place, column)]);
+                    terms += root[(place, column)].abs();
+                }
                 SystemColumn::Predictor(predictor) => {
                     factor[(place, column)] = coordinates.scale[predictor] * root[(place, column)];
                     level += -Double::product(coordinates.centre[predictor], factor[(place, column)]);
+                    terms += (coordinates.centre[predictor] * factor[(place, column)]).abs();
                 }
             }
         }
         if intercept {
             factor[(0, column)] = level.to_f64();
+            found += factor[(0, column)].powi(2);
+            size += terms * terms;
+        }
+    }
+    // A coefficient that the equations determine has no error: what is left is the rounding of terms that cancel.
+    let determined = |place: usize| match coordinates.column(place) {
+        SystemColumn::Ones => found <= ROUNDED * size,
+        SystemColumn::Predictor(_) => (0..split.free.ncols()).map(|column| split.free[(place, column)].powi(2)).sum::<f64>() <= ROUNDED,
+    };
+    for place in (0..width).filter(|place| determined(*place)) {
+        for column in 0..root.ncols() {
+            factor[(place, column)] = 0.0;
         }
     }
     let rank = root.ncols();

@@ -1,6 +1,6 @@
 //! Gradient descent on the mean squared error, as one writes it down first: w ← w − rate·(1/Σu)·Xᵀu(Xw + b − y), and the same for b. Not
-//! the way to a least-squares solution, which [`fit`](super::fit) finds at once: it is here to be watched, to be stopped early, and to go on from given
-//! coefficients.
+//! the way to a least-squares solution, which [`fit`](super::fit) finds at once: it is here to be watched, to be stopped early, and to go
+//! on from given coefficients.
 //!
 //! The loss is 1/(2Σu)·Σuᵢ(yᵢ − b − xᵢᵀw)², summed over responses, with u the rows' weights.
 //!
@@ -21,7 +21,9 @@
 //! |---|---|
 //! | heavy ball | v ← μv − rate·∇(w), w ← w + v (Polyak, 1964) |
 //! | Nesterov | v ← μv − rate·∇(w + μv), w ← w + v |
-//! | accelerated | Nesterov with μ from his sequence, begun again when v points uphill (O'Donoghue & Candès, *Adaptive restart for accelerated gradient schemes*, 2015) |
+//! | accelerated | Nesterov with μ from his sequence, begun again when v points uphill |
+//!
+//! The sequence and its restarts: O'Donoghue & Candès, *Adaptive restart for accelerated gradient schemes*, 2015.
 
 use std::ops::ControlFlow;
 
@@ -212,8 +214,9 @@ pub fn gradient(
                     descent.batches(source, &mut point, size, mix(gradient.seed ^ mix(epoch as u64)), anchor.as_ref())?;
                     // Of all rows, not of the last batch.
                     here = problem.slope(&point);
+                    let now = problem.loss(&point, &here);
                     if let Some(anchor) = anchor
-                        && !(problem.loss(&point, &here) <= loss * (1.0 + 1e-12))
+                        && (now.is_nan() || now > loss * (1.0 + 1e-12))
                     {
                         descent.rate *= 0.5;
                         descent.velocity = Point::zeros(&problem);
@@ -643,9 +646,9 @@ impl Descent<'_> {
                     residual.extend(column(block.response, response)[range.clone()].iter().map(|value| level - (value - centre)));
                 }
             }
-            for predictor in 0..predictors {
+            for (predictor, moved) in moved.iter().enumerate() {
                 let from = anchor.map_or(0.0, |anchor| anchor.point.slopes[(predictor, response)]);
-                let own = ahead.mul_add(moved[predictor], point.slopes[(predictor, response)] - from) * self.problem.unit[predictor];
+                let own = ahead.mul_add(*moved, point.slopes[(predictor, response)] - from) * self.problem.unit[predictor];
                 let centre = coordinates.centre[predictor];
                 for (residual, value) in residual.iter_mut().zip(&column(block.design, predictor)[range.clone()]) {
                     *residual = (value - centre).mul_add(own, *residual);

@@ -75,6 +75,8 @@ pub struct Information {
     /// Covariances of the coefficients in the system's coordinates, one a response, where they are not s²(X̃ᵀX̃)⁻¹; given up at the first
     /// update, which knows nothing of them.
     covariance: Vec<Mat<f64>>,
+    /// √ of the diagonals of those covariances in raw coordinates, m each, the intercept first: not to be had again from rounded ones.
+    covariance_errors: Vec<f64>,
     current: OnceLock<Current>,
 }
 
@@ -118,6 +120,7 @@ impl Information {
             maximum_leverage,
             updates: 0,
             covariance: Vec::new(),
+            covariance_errors: Vec::new(),
             current: OnceLock::new(),
             origin,
         };
@@ -140,6 +143,7 @@ impl Information {
         ];
         slopes
             && self.covariance.iter().all(finite)
+            && self.covariance_errors.iter().all(|error| error.is_finite())
             && lists.into_iter().flatten().all(|value| value.is_finite())
             && self.maximum_leverage.is_finite()
             && self.effective.is_finite()
@@ -162,11 +166,12 @@ impl Information {
             (false, false) => 0.0,
         });
         let changed = covariance.iter().map(|covariance| &change * covariance * change.transpose()).collect();
-        let before = std::mem::replace(&mut self.covariance, changed);
+        let errors = covariance.iter().flat_map(|covariance| (0..width).map(|place| covariance[(place, place)].max(0.0).sqrt())).collect();
+        let before = (std::mem::replace(&mut self.covariance, changed), std::mem::replace(&mut self.covariance_errors, errors));
         if self.is_finite() {
             return Ok(());
         }
-        self.covariance = before;
+        (self.covariance, self.covariance_errors) = before;
         Err(Error::Overflow)
     }
 
@@ -397,14 +402,11 @@ impl Information {
     #[must_use]
     pub fn std_errors(&self) -> (Vec<f64>, Mat<f64>) {
         if !self.covariance.is_empty() {
-            let ones = usize::from(self.origin.intercept);
-            let mut origin = Vec::new();
-            self.system_row(&vec![0.0; self.predictors()], &mut origin);
-            let intercepts = self.covariance.iter().map(|covariance| quadratic_form(covariance, &origin).sqrt());
-            let intercepts = if self.origin.intercept { intercepts.collect() } else { Vec::new() };
-            let slopes = Mat::from_fn(self.predictors(), self.covariance.len(), |row, response| {
-                self.covariance[response][(ones + row, ones + row)].max(0.0).sqrt() * self.origin.scale[row]
-            });
+            let (ones, width) = (usize::from(self.origin.intercept), self.width());
+            let error = |response: usize, place: usize| self.covariance_errors[response * width + place];
+            let intercepts =
+                (0..if self.origin.intercept { self.covariance.len() } else { 0 }).map(|response| error(response, 0)).collect();
+            let slopes = Mat::from_fn(self.predictors(), self.covariance.len(), |row, response| error(response, ones + row));
             return (intercepts, slopes);
         }
         let deviations: Vec<f64> = self.residual_variance().iter().map(|variance| variance.sqrt()).collect();
@@ -494,6 +496,7 @@ impl Information {
         }
         self.updates += 1;
         self.covariance.clear();
+        self.covariance_errors.clear();
         self.current = OnceLock::new();
         Ok(())
     }
@@ -593,7 +596,8 @@ impl Information {
         for value in lists.into_iter().flatten() {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
-        for value in self.covariance.iter().flat_map(|covariance| covariance.col_iter()).flat_map(|column| column.iter().copied()) {
+        let covariance = self.covariance.iter().flat_map(|covariance| covariance.col_iter()).flat_map(|column| column.iter().copied());
+        for value in covariance.chain(self.covariance_errors.iter().copied()) {
             bytes.extend_from_slice(&value.to_le_bytes());
         }
         bytes
@@ -663,6 +667,10 @@ impl Information {
                 covariance.push(matrix);
             }
         }
+        let mut covariance_errors = Vec::with_capacity(covariance.len() * width);
+        for _ in 0..covariance.len() * width {
+            covariance_errors.push(f64::from_le_bytes(word()?));
+        }
         if !rest.is_empty() || rank > width {
             return Err(Error::Encoding);
         }
@@ -697,6 +705,7 @@ impl Information {
             maximum_leverage: single[2],
             updates,
             covariance,
+            covariance_errors,
             current: OnceLock::new(),
         };
         if information.is_finite() { Ok(information) } else { Err(Error::Encoding) }

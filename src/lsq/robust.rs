@@ -291,27 +291,7 @@ impl Rows {
             }
             let residuals = self.residuals.get_mut(first..first + rows).ok_or_else(changed)?;
             first += rows;
-            let fill = |out: &mut [f64], begin: usize| {
-                let end = begin + out.len();
-                arch.dispatch(
-                    #[inline(always)]
-                    || {
-                        // The level is taken off after the centre: near the plane the difference then is exact.
-                        let (centre, level) = (coordinates.response_centre[0], level);
-                        for (out, value) in out.iter_mut().zip(&column(block.response, 0)[begin..end]) {
-                            *out = (value - centre) - level;
-                        }
-                        for (predictor, slope) in slopes.iter().enumerate() {
-                            if *slope != 0.0 {
-                                let centre = coordinates.centre[predictor];
-                                for (out, value) in out.iter_mut().zip(&column(block.design, predictor)[begin..end]) {
-                                    *out = (value - centre).mul_add(-slope, *out);
-                                }
-                            }
-                        }
-                    },
-                );
-            };
+            let fill = |out: &mut [f64], begin: usize| arch.dispatch(Fill { coordinates, block, level, slopes, begin, out });
             let workers = part_count();
             let each = rows.div_ceil(workers).next_multiple_of(ROWS_AT_ONCE);
             let share = |out: &mut [f64], begin: usize| {
@@ -617,10 +597,19 @@ impl Descent<'_> {
                 let mut begin = range.start;
                 while begin < range.end {
                     let end = range.end.min(begin + at_once);
-                    arch.dispatch(
-                        #[inline(always)]
-                        || self.accumulate(part, block, begin..end, &residuals[begin..end], curvature, loss, inverse_scale),
-                    );
+                    let residuals = &residuals[begin..end];
+                    let (predictors, coordinates) = (self.predictors, self.coordinates);
+                    arch.dispatch(Share {
+                        part,
+                        block,
+                        range: begin..end,
+                        residuals,
+                        coordinates,
+                        predictors,
+                        curvature,
+                        loss,
+                        inverse_scale,
+                    });
                     if formed {
                         let count = end - begin;
                         let rows = MatRef::from_column_major_slice(&part.buffer[..count * width], count, width);
@@ -652,64 +641,6 @@ impl Descent<'_> {
         }
         mirror(&mut gram);
         Ok((formed.then_some(gram), gradient))
-    }
-
-    #[allow(clippy::too_many_arguments)] // the inside of a loop, split off to be compiled for the widest registers
-    #[inline(always)]
-    fn accumulate(
-        &self,
-        part: &mut Part,
-        block: &Block<'_>,
-        range: std::ops::Range<usize>,
-        residuals: &[f64],
-        curvature: Curvature,
-        loss: Loss,
-        inverse_scale: f64,
-    ) {
-        let rows = range.len();
-        let ones = usize::from(self.coordinates.intercept);
-        let width = ones + self.predictors.len();
-        part.pull.resize(rows, 0.0);
-        part.curvature.resize(rows, 0.0);
-        let (pull, bend) = (&mut part.pull[..rows], &mut part.curvature[..rows]);
-        for ((pull, bend), residual) in pull.iter_mut().zip(bend.iter_mut()).zip(residuals) {
-            let z = residual * inverse_scale;
-            let weight = loss.weight(z);
-            *pull = weight * residual;
-            *bend = if curvature == Curvature::Weights { weight } else { loss.slope(z) };
-        }
-        if let Some(weights) = block.weights {
-            for ((pull, bend), weight) in pull.iter_mut().zip(bend.iter_mut()).zip(&weights[range.clone()]) {
-                *pull *= weight;
-                *bend *= weight;
-            }
-        }
-        let formed = curvature != Curvature::Kept;
-        if formed {
-            part.buffer.resize(rows * width, 0.0);
-            part.scaled.resize(rows * width, 0.0);
-        }
-        if ones == 1 {
-            part.gradient[0] += pull.iter().sum::<f64>();
-            if formed {
-                part.buffer[..rows].fill(1.0);
-                part.scaled[..rows].copy_from_slice(bend);
-            }
-        }
-        for (place, &predictor) in self.predictors.iter().enumerate() {
-            let values = &column(block.design, predictor)[range.clone()];
-            let (centre, scale) = (self.coordinates.centre[predictor], self.coordinates.scale[predictor]);
-            part.gradient[ones + place] += scale * centred_dot(values, centre, pull);
-            if formed {
-                let cells = (ones + place) * rows..(ones + place + 1) * rows;
-                let (buffer, scaled) = (&mut part.buffer[cells.clone()], &mut part.scaled[cells]);
-                for (((buffer, scaled), value), bend) in buffer.iter_mut().zip(scaled).zip(values).zip(bend.iter()) {
-                    let own = (value - centre) * scale;
-                    *buffer = own;
-                    *scaled = own * bend;
-                }
-            }
-        }
     }
 
     /// Rounds of [`fit`], for designs that need its care.
@@ -749,6 +680,105 @@ impl Descent<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Some residuals, to be compiled for the widest registers: a type, because a closure of this size is not always inlined there.
+struct Fill<'a> {
+    coordinates: &'a Coordinates,
+    block: &'a Block<'a>,
+    level: f64,
+    slopes: &'a [f64],
+    begin: usize,
+    out: &'a mut [f64],
+}
+
+impl pulp::NullaryFnOnce for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { coordinates, block, level, slopes, begin, out } = self;
+        let end = begin + out.len();
+        // The level is taken off after the centre: near the plane the difference then is exact.
+        let centre = coordinates.response_centre[0];
+        for (out, value) in out.iter_mut().zip(&column(block.response, 0)[begin..end]) {
+            *out = (value - centre) - level;
+        }
+        for (predictor, slope) in slopes.iter().enumerate() {
+            if *slope != 0.0 {
+                let centre = coordinates.centre[predictor];
+                for (out, value) in out.iter_mut().zip(&column(block.design, predictor)[begin..end]) {
+                    *out = (value - centre).mul_add(-slope, *out);
+                }
+            }
+        }
+    }
+}
+
+/// What some rows add to the gradient, and their share of the buffers, compiled in the same way.
+struct Share<'a> {
+    part: &'a mut Part,
+    block: &'a Block<'a>,
+    range: std::ops::Range<usize>,
+    residuals: &'a [f64],
+    coordinates: &'a Coordinates,
+    predictors: &'a [usize],
+    curvature: Curvature,
+    loss: Loss,
+    inverse_scale: f64,
+}
+
+impl pulp::NullaryFnOnce for Share<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { part, block, range, residuals, coordinates, predictors, curvature, loss, inverse_scale } = self;
+        let rows = range.len();
+        let ones = usize::from(coordinates.intercept);
+        let width = ones + predictors.len();
+        part.pull.resize(rows, 0.0);
+        part.curvature.resize(rows, 0.0);
+        let (pull, bend) = (&mut part.pull[..rows], &mut part.curvature[..rows]);
+        for ((pull, bend), residual) in pull.iter_mut().zip(bend.iter_mut()).zip(residuals) {
+            let z = residual * inverse_scale;
+            let weight = loss.weight(z);
+            *pull = weight * residual;
+            *bend = if curvature == Curvature::Weights { weight } else { loss.slope(z) };
+        }
+        if let Some(weights) = block.weights {
+            for ((pull, bend), weight) in pull.iter_mut().zip(bend.iter_mut()).zip(&weights[range.clone()]) {
+                *pull *= weight;
+                *bend *= weight;
+            }
+        }
+        let formed = curvature != Curvature::Kept;
+        if formed {
+            part.buffer.resize(rows * width, 0.0);
+            part.scaled.resize(rows * width, 0.0);
+        }
+        if ones == 1 {
+            part.gradient[0] += pull.iter().sum::<f64>();
+            if formed {
+                part.buffer[..rows].fill(1.0);
+                part.scaled[..rows].copy_from_slice(bend);
+            }
+        }
+        for (place, &predictor) in predictors.iter().enumerate() {
+            let values = &column(block.design, predictor)[range.clone()];
+            let (centre, scale) = (coordinates.centre[predictor], coordinates.scale[predictor]);
+            part.gradient[ones + place] += scale * centred_dot(values, centre, pull);
+            if formed {
+                let cells = (ones + place) * rows..(ones + place + 1) * rows;
+                let (buffer, scaled) = (&mut part.buffer[cells.clone()], &mut part.scaled[cells]);
+                for (((buffer, scaled), value), bend) in buffer.iter_mut().zip(scaled).zip(values).zip(bend.iter()) {
+                    let own = (value - centre) * scale;
+                    *buffer = own;
+                    *scaled = own * bend;
+                }
+            }
+        }
     }
 }
 

@@ -105,6 +105,7 @@ fn violation(problem: &Problem, specification: &ElasticNet, fit: &ElasticNetFit)
 #[test]
 fn elastic_nets_agree_with_scikit_learn() {
     // scikit-learn 1.9.1, ElasticNet(tol=1e-15).
+    #[allow(clippy::type_complexity)] // a table, read by its columns
     let cases: [(f64, f64, bool, bool, bool, [f64; 4], f64); 3] = [
         (
             1.0,
@@ -382,7 +383,7 @@ fn a_constraint_equals_the_fit_it_leaves() {
 fn constraints_hold_to_rounding_whatever_the_scales() {
     let mut problem = random(33, 60, 4);
     for row in 0..60 {
-        problem.design[(row, 0)] = 1e6 + problem.design[(row, 0)];
+        problem.design[(row, 0)] += 1e6;
         problem.design[(row, 1)] *= 1e-5;
         problem.design[(row, 3)] = problem.design[(row, 2)] + 1e-6 * problem.design[(row, 3)];
     }
