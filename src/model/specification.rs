@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::Unseen;
 use crate::lsq::Solver;
 
-/// A penalty, given or to be chosen.
+/// A number, given or to be chosen by the data: a penalty, a learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Penalty {
