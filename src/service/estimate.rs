@@ -393,9 +393,13 @@ fn principal_components(
         effective_parameters: (count + 1) as f64,
     };
     let mut fit = lsq::around(source, &lsq::Specification { solver: specification.solver, ..lsq::Specification::default() }, &given)?;
-    // The components' coefficients are independent with variances s²/((Σw − 1)·variance); slopes are loadings/scale times them.
+    // The components' coefficients are independent with variances s²/Σwz², and Σwz² is Σw·(n − 1)/n·variance whatever the weights' unit;
+    // slopes are loadings/scale times them.
+    #[allow(clippy::cast_precision_loss)]
+    let rows = fit.observations as f64;
+    let total = fit.weight * ((rows - 1.0) / rows);
     let root = Mat::from_fn(width, count, |row, column| {
-        kept.loadings[(row, column)] / kept.scale[row] / ((fit.weight - 1.0) * kept.variances[column]).sqrt()
+        kept.loadings[(row, column)] / kept.scale[row] / (total * kept.variances[column]).sqrt()
     });
     let slopes = &root * root.transpose();
     let centre = faer::ColRef::from_slice(&kept.centre);

@@ -28,7 +28,8 @@ from fractions import Fraction
 import numpy as np
 import statsmodels.api as sm
 from scipy import optimize, stats
-from sklearn import linear_model
+from sklearn import decomposition, linear_model
+from statsmodels.stats import diagnostic, stattools
 from statsmodels.stats.outliers_influence import OLSInfluence, variance_inflation_factor
 
 # --- the table
@@ -113,9 +114,8 @@ class Table:
         print()
         for tolerance in TOLERANCES:
             print(f"{tolerance.mark}  {tolerance.relative:.0e}: {tolerance.reason}")
-        print(
-            f"\n{len(self.lines)} figures, {sum(line.problems for line in self.lines.values())} comparisons, {len(failed)} past their tolerance"
-        )
+        comparisons = sum(line.problems for line in self.lines.values())
+        print(f"\n{len(self.lines)} figures, {comparisons} comparisons, {len(failed)} past their tolerance")
         return not failed
 
 
@@ -177,6 +177,9 @@ class Server:
     def learn(self, version, rows):
         return self.call("POST", f"/v1/models/{version['model']}/updates", rows.body())
 
+    def diagnose(self, version):
+        return self.call("GET", f"/v1/models/{version['model']}/versions/{version['version']}/diagnostics?limit=1000")
+
     def version(self, version):
         return self.call("GET", f"/v1/models/{version['model']}/versions/{version['version']}")
 
@@ -210,7 +213,7 @@ class Rows:
         return {"columns": list(self.columns), "data": [list(row) for row in zip(*lists)]}
 
     def design(self, features, intercept=True):
-        """The design that the contract describes: names and matrix; categories as zeros and ones, the first level dropped with an intercept."""
+        """The design that the contract describes, names and matrix: with an intercept the first level of a category has no column."""
         names, columns = [], []
         if intercept:
             names.append("(intercept)")
@@ -233,7 +236,7 @@ FEATURES = [*NUMBERS, "region"]
 
 
 def mixed(seed, count=240):
-    """Offsets, scales from 1e-2 to 1e3, correlated columns, a skew one, an integer one and a category; errors that are neither even nor free."""
+    """Offsets, scales from 1e-2 to 1e3, correlated columns, a skew one, integers, a category; errors uneven, and correlated in time."""
     random = np.random.default_rng(seed)
     z = random.standard_normal((4, count))
     region = np.concatenate([LEVELS, random.choice(LEVELS, count - 4, p=[0.1, 0.4, 0.2, 0.3])])
@@ -462,6 +465,11 @@ def awkward_rows(server, table):
     version = server.fit(rows.with_columns(weight=weights), features=FEATURES, weights="weight")
     compare_inference(table, "wls", "rows of weight 0", version, names, fit, "statsmodels WLS")
     compare_figures(table, "wls", "rows of weight 0", version["fit"], fit, "statsmodels WLS")
+    # Weights say how rows compare, and no more.
+    fit = sm.WLS(rows["y"], design, weights=rows["weight"] * 1e-9).fit()
+    version = server.fit(rows.with_columns(weight=rows["weight"] * 1e-9), features=FEATURES, weights="weight")
+    compare_inference(table, "wls", "tiny weights", version, names, fit, "statsmodels WLS")
+    compare_figures(table, "wls", "tiny weights", version["fit"], fit, "statsmodels WLS")
     gaps = np.arange(len(rows)) % 11 == 5
     holed = rows.with_columns(b=np.where(gaps, np.nan, rows["b"]))
     fit = sm.OLS(rows["y"][~gaps], design[~gaps]).fit()
@@ -684,7 +692,7 @@ def covariances(server, table):
     dataset = server.upload(rows)
     kinds = [(kind, kind.upper(), {}) for kind in ("hc0", "hc1", "hc2", "hc3")]
     kinds += [({"kind": "hac", "lags": lags}, "HAC", {"maxlags": lags}) for lags in (0, 1, 6)]
-    # Student's t has n − k degrees of freedom whatever is supposed of the errors; the peer's own choice for groups is their number less one.
+    # Student's t has n − k degrees of freedom whatever is supposed of the errors; for groups the peer would take their number less one.
     kinds += [({"kind": "cluster", "column": "group"}, "cluster", {"groups": rows["group"], "df_correction": False})]
     for asked, kind, given in kinds:
         item = f"covariance {asked if isinstance(asked, str) else asked['kind']}"
@@ -795,9 +803,10 @@ def ridge_chosen(server, table):
         generalised = [np.mean(rest**2) / (1 - spent / len(rows)) ** 2 for rest, spent in zip(shrunk, effective)]
         table.compare("ridge auto: gcv", "its definition", f"{problem}, own grid", [point["gcv"] for point in path], generalised, CLOSED)
         # With weights the peer's leave-one-out has another normalisation: each row is left out in earnest.
-        version = server.fit(rows, **asked, weights="weight", estimator={"kind": "ridge", "penalty": "auto", "penalties": penalties})
-        errors = np.empty((len(penalties), len(rows)))
-        for place, penalty in enumerate(penalties):
+        few = penalties[2:6]
+        version = server.fit(rows, **asked, weights="weight", estimator={"kind": "ridge", "penalty": "auto", "penalties": few})
+        errors = np.empty((len(few), len(rows)))
+        for place, penalty in enumerate(few):
             for row in range(len(rows)):
                 others = np.delete(np.arange(len(rows)), row)
                 fit = linear_model.Ridge(alpha=penalty, fit_intercept=intercept, solver="svd")
@@ -807,7 +816,7 @@ def ridge_chosen(server, table):
         found = [point["score"] for point in version["selection"]["path"]]
         item, peer = "ridge auto, weighted", "sklearn Ridge without each row"
         table.compare(f"{item}: leave-one-out errors", peer, problem, found, means, CLOSED)
-        table.compare(f"{item}: penalty", peer, problem, version["selection"]["penalty"], penalties[int(np.argmin(means))], SAME)
+        table.compare(f"{item}: penalty", peer, problem, version["selection"]["penalty"], few[int(np.argmin(means))], SAME)
 
 
 TIGHT = {"tol": 1e-13, "max_iter": 1_000_000}
@@ -815,12 +824,12 @@ TIGHT = {"tol": 1e-13, "max_iter": 1_000_000}
 
 def lasso(server, table):
     scaled, wide = mixed(14), even(15, 60, 100, relevant=6)
-    problems = [("mixed", scaled, FEATURES, (0.01, 0.3, 5.0)), ("more columns than rows", wide, features_of(wide), (0.05, 0.4))]
+    problems = [("mixed", scaled, FEATURES, (0.03, 2.0)), ("more columns than rows", wide, features_of(wide), (0.05, 0.4))]
     for name, rows, features, penalties in problems:
         dataset = server.upload(rows)
         weighings = (None, "weight") if "weight" in rows.columns else (None,)
         for weights, intercept, penalty, ratio, positive in itertools.product(
-            weighings, (True, False), penalties, (1.0, 0.5, 0.1), (False, True)
+            weighings, (True, False), penalties, (1.0, 0.3), (False, True)
         ):
             given = rows["weight"] if weights else np.ones(len(rows))
             chosen = features if intercept else [feature for feature in features if feature != "region"]
@@ -937,6 +946,140 @@ def robust(server, table):
                     problem += ", weighted against repeated rows"
                     table.compare(f"{kind}: coefficients", peer, problem, column(version, "estimate", names), fit.params, ITERATED)
                     table.compare(f"{kind}: scale", peer, problem, version["fit"]["residual_std"], fit.scale, ITERATED)
+
+
+# --- diagnostics
+
+
+def diagnostics(server, table):
+    rows = mixed(29, 150)
+    dataset = server.upload(rows)
+    for intercept, weights in itertools.product((True, False), (None, "weight")):
+        features = FEATURES if intercept else NUMBERS
+        names, design = rows.design(features, intercept)
+        given = rows["weight"] if weights else np.ones(len(rows))
+        problem = f"{'with' if intercept else 'without'} intercept{', weighted' if weights else ''}"
+        fit = sm.WLS(rows["y"], design, weights=given, hasconst=intercept).fit()
+        # Of the rows times the roots of their weights: the peer's influence is that of ordinary least squares.
+        plain = sm.OLS(fit.wresid + fit.model.wexog @ fit.params, fit.model.wexog, hasconst=intercept).fit()
+        influence = OLSInfluence(plain)
+        found = server.diagnose(server.fit(dataset, features=features, intercept=intercept, weights=weights))
+        whole, items = found["targets"][0], found["items"]
+        peer = "statsmodels OLSInfluence"
+        table.compare("diagnostics: leverage", peer, problem, [item["leverage"] for item in items], influence.hat_matrix_diag, CLOSED)
+        residuals = [item["targets"][0]["residual"] for item in items]
+        table.compare("diagnostics: residuals", peer, problem, residuals, fit.resid, CLOSED, np.std(rows["y"]))
+        single = {
+            "standardised": influence.resid_studentized_internal,
+            "studentised": influence.resid_studentized_external,
+            "cooks_distance": influence.cooks_distance[0],
+            "dffits": influence.dffits[0],
+        }
+        for name, expected in single.items():
+            values = [item["targets"][0][name] for item in items]
+            table.compare(f"diagnostics: {name}", peer, problem, values, expected, CLOSED, np.abs(expected).max())
+        largest = [
+            ("leverages", found["leverages"], influence.hat_matrix_diag),
+            ("cooks_distances", whole["cooks_distances"], influence.cooks_distance[0]),
+            ("studentised residuals", whole["studentised"], influence.resid_studentized_external),
+        ]
+        for name, listed, values in largest:
+            order = np.argsort(-np.abs(values))[: len(listed)]
+            table.compare(f"diagnostics: largest {name}, rows", peer, problem, [entry["row"] for entry in listed], order + 1, SAME)
+            table.compare(f"diagnostics: largest {name}", peer, problem, [entry["value"] for entry in listed], values[order], CLOSED)
+        peer = "statsmodels"
+        press = np.sum(influence.resid_press**2)
+        table.compare("diagnostics: press", peer, problem, whole["press"], press, CLOSED)
+        total = fit.centered_tss if intercept else fit.uncentered_tss
+        table.compare("diagnostics: predicted_r2", peer, problem, whole["predicted_r2"], 1 - press / total, CLOSED, 1.0)
+        table.compare("diagnostics: durbin_watson", peer, problem, whole["durbin_watson"], stattools.durbin_watson(fit.wresid), CLOSED)
+        statistic, p, skewness, kurtosis = stattools.jarque_bera(fit.wresid)
+        table.compare("diagnostics: skewness", peer, problem, whole["skewness"], skewness, CLOSED)
+        table.compare("diagnostics: kurtosis", peer, problem, whole["kurtosis"], kurtosis, CLOSED)
+        tests = {"jarque_bera": (statistic, p), "omnibus": tuple(stattools.omni_normtest(fit.wresid))}
+        if intercept:
+            tests["breusch_pagan"] = diagnostic.het_breuschpagan(fit.wresid, design)[:2]
+        for name, (statistic, p) in tests.items():
+            table.compare(f"diagnostics: {name}", peer, problem, whole[name]["statistic"], statistic, CLOSED)
+            table.compare(f"diagnostics: {name} p", peer, problem, whole[name]["p"], p, TAIL)
+        quantiles = whole["residual_quantiles"]
+        expected = np.quantile(fit.wresid, [entry["level"] for entry in quantiles])
+        values = [entry["value"] for entry in quantiles]
+        table.compare("diagnostics: quantiles of residuals", "numpy quantile", problem, values, expected, CLOSED, np.std(fit.wresid))
+
+
+# --- gradient descent and principal components
+
+
+def descent(server, table):
+    """The iterates of the formula, number for number; and where they lead."""
+    rows = even(30, 90, 5)
+    rows = rows.with_columns(weight=np.random.default_rng(58).uniform(0.2, 5.0, len(rows)))
+    features, response = features_of(rows), rows["y"]
+    pretrained = server.fit(even(31, 80, 5), features=features)
+    dataset = server.upload(rows)
+    for intercept, weights, momentum, prior in itertools.product((True, False), (None, "weight"), (0.0, 0.6), (False, True)):
+        names, design = rows.design(features, intercept)
+        given = rows["weight"] if weights else np.ones(len(rows))
+        problem = f"{'with' if intercept else 'without'} intercept, momentum {momentum:g}"
+        problem += f"{', weighted' if weights else ''}{', from a prior' if prior else ''}"
+        asked = {"features": features, "intercept": intercept, "weights": weights}
+        if prior:
+            asked["prior"] = {"model": pretrained["model"], "strength": 0}
+        rate, epochs = 0.02, 40
+        point, step, losses = np.zeros(len(names)), np.zeros(len(names)), []
+        if prior:
+            point[intercept:] = column(pretrained, "estimate", ["(intercept)", *features])[1:]
+        for _ in range(epochs):
+            step = momentum * step - rate * design.T @ (given * (design @ point - response)) / given.sum()
+            point = point + step
+            losses.append(0.5 * np.average((design @ point - response) ** 2, weights=given))
+        estimator = {"kind": "gradient", "learning_rate": rate, "momentum": momentum, "epochs": epochs, "tolerance": 1e-300}
+        version = server.fit(dataset, **asked, estimator=estimator)
+        peer = "the formula in numpy"
+        table.compare("gradient: coefficients after 40 epochs", peer, problem, column(version, "estimate", names), point, CLOSED)
+        table.compare("gradient: losses", peer, problem, version["descent"]["losses"], losses, CLOSED)
+        fit = sm.WLS(response, design, weights=given, hasconst=intercept).fit()
+        for batch in (None, 16):
+            # A gradient of 1e-13 leaves coefficients that are right to that times the condition of the standardised columns.
+            estimator = {"kind": "gradient", "momentum": momentum, "epochs": 100_000, "tolerance": 1e-13, "batch_size": batch}
+            version = server.fit(dataset, **asked, estimator=estimator)
+            where = f"{problem}{', batches' if batch else ''}"
+            peer = "statsmodels"
+            table.compare("gradient: where it converges", peer, where, column(version, "estimate", names), fit.params, CLOSED)
+            table.compare("gradient: standard errors there", peer, where, column(version, "std_error", names), fit.bse, CLOSED)
+            table.compare("gradient: it says so", peer, where, version["descent"]["converged"], True, SAME)
+
+
+def components(server, table):
+    rows = mixed(32)
+    rows = rows.with_columns(share=rows["weight"] / rows["weight"].sum())
+    names, design = rows.design(FEATURES)
+    dataset, design = server.upload(rows), design[:, 1:]
+    for standardise, weights, count in itertools.product((False, True), (None, "weight", "share"), (1, 3, 8)):
+        given = rows[weights] if weights else np.ones(len(rows))
+        problem = f"{count} components{', standardised' if standardise else ''}{f', weighted by {weights}' if weights else ''}"
+        # The peer's PCA takes no weights: it sees centred rows times the roots of their weights, whose mean it must not take off again.
+        means = np.average(design, axis=0, weights=given)
+        scale = np.sqrt(np.average((design - means) ** 2, axis=0, weights=given)) if standardise else np.ones(design.shape[1])
+        away = (design - means) / scale
+        roots = np.sqrt(given)[:, None]
+        both = np.vstack([away * roots, -away * roots])
+        loadings = decomposition.PCA(count, svd_solver="full").fit(both).components_.T
+        fit = sm.WLS(rows["y"], sm.add_constant(away @ loadings), weights=given).fit()
+        back = np.zeros((1 + design.shape[1], 1 + count))
+        back[1:, 1:] = loadings / scale[:, None]
+        back[0] = np.concatenate([[1.0], -means @ back[1:, 1:]])
+        version = server.fit(
+            dataset, features=FEATURES, weights=weights, estimator={"kind": "pca", "components": count, "standardise": standardise}
+        )
+        peer = "sklearn PCA and statsmodels"
+        expected = back @ fit.params
+        table.compare("pca: coefficients", peer, problem, column(version, "estimate", names), expected, CLOSED)
+        errors = np.sqrt(np.diag(back @ fit.cov_params() @ back.T))
+        table.compare("pca: standard errors", peer, problem, column(version, "std_error", names), errors, CLOSED)
+        table.compare("pca: residual_std", peer, problem, version["fit"]["residual_std"], np.sqrt(fit.scale), CLOSED)
+        table.compare("pca: r2", peer, problem, version["fit"]["r2"], fit.rsquared, CLOSED)
 
 
 # --- bounds, constraints, priors
@@ -1228,6 +1371,9 @@ ALL = (
     lasso,
     lasso_chosen,
     robust,
+    diagnostics,
+    descent,
+    components,
     bounds,
     constraints,
     priors,
