@@ -398,9 +398,8 @@ fn principal_components(
     #[allow(clippy::cast_precision_loss)]
     let rows = fit.observations as f64;
     let total = fit.weight * ((rows - 1.0) / rows);
-    let root = Mat::from_fn(width, count, |row, column| {
-        kept.loadings[(row, column)] / kept.scale[row] / (total * kept.variances[column]).sqrt()
-    });
+    let root =
+        Mat::from_fn(width, count, |row, column| kept.loadings[(row, column)] / kept.scale[row] / (total * kept.variances[column]).sqrt());
     let slopes = &root * root.transpose();
     let centre = faer::ColRef::from_slice(&kept.centre);
     let with_level = &slopes * centre;
