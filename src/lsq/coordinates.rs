@@ -25,6 +25,16 @@ pub(super) enum SystemColumn {
     Predictor(usize),
 }
 
+impl SystemColumn {
+    /// Which predictor it is.
+    pub(super) fn predictor(self) -> Option<usize> {
+        match self {
+            Self::Ones => None,
+            Self::Predictor(predictor) => Some(predictor),
+        }
+    }
+}
+
 impl Coordinates {
     pub(super) fn predictors(&self) -> usize {
         self.centre.len()

@@ -5,12 +5,12 @@
 //! offset that is large against the spread, so nothing is lost by cancellation (Chan, Golub & LeVeque, *Algorithms for computing the
 //! sample variance*, 1983).
 
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatMut, Par};
+use faer::Mat;
 
 use super::Error;
 use super::coordinates::{Coordinates, column, in_parts, part_count, power_of_two_below_inverse};
 use super::problem::{Block, RowSource};
+pub(super) use super::product::symmetric_product;
 
 /// What the first pass finds.
 pub(super) struct Scan {
@@ -29,6 +29,8 @@ pub(super) struct Scan {
     pub(super) gram: Mat<f64>,
     /// Predictors against responses, p×q.
     pub(super) cross: Mat<f64>,
+    /// The largest Σw(x − first mean)² of a predictor relative to its Σw(x − mean)²: the rounding of the Gram matrix in units of its own.
+    pub(super) cancellation: f64,
 }
 
 /// One thread's share.
@@ -42,8 +44,13 @@ struct Part {
     varied: Vec<bool>,
 }
 
-/// Cells of a buffer that stay in a core's own cache.
-const BUFFER_CELLS: usize = 16 * 1024;
+/// Rows of a buffer: few enough for seven columns to stay in a core's first-level cache, and a hundred in its second; many enough for a wide
+/// product, which is read and written once a buffer. Not a power of two: columns would begin in the same places of a cache.
+const BUFFER_ROWS: usize = 496;
+/// The same for a product that no cache holds.
+const WIDE_BUFFER_ROWS: usize = 1008;
+/// Columns from which that is so.
+const WIDE: usize = 1000;
 
 /// Makes the first pass.
 pub(super) fn scan(source: &mut dyn RowSource, intercept: bool) -> Result<Scan, Error> {
@@ -100,9 +107,10 @@ pub(super) fn provisional(block: &Block<'_>, intercept: bool) -> (Vec<f64>, Vec<
 }
 
 fn accumulate(part: &mut Part, block: &Block<'_>, range: std::ops::Range<usize>, shift: &[f64], scale: &[f64], opening: &[f64]) {
+    let arch = pulp::Arch::new();
     let (predictors, responses) = (block.design.ncols(), block.response.ncols());
     let width = 1 + predictors + responses;
-    let at_once = (BUFFER_CELLS / width).max(48).next_multiple_of(16);
+    let at_once = if width < WIDE { BUFFER_ROWS } else { WIDE_BUFFER_ROWS };
     let mut begin = range.start;
     while begin < range.end {
         let end = range.end.min(begin + at_once);
@@ -137,34 +145,25 @@ fn accumulate(part: &mut Part, block: &Block<'_>, range: std::ops::Range<usize>,
             }
             let out = &mut buffer[(1 + index) * rows..(2 + index) * rows];
             let (shift, scale) = (shift[index], scale[index]);
-            for (out, value) in out.iter_mut().zip(values) {
-                *out = (value - shift) * scale;
-            }
-            if block.weights.is_some() {
-                for (out, root) in out.iter_mut().zip(&part.roots) {
-                    *out *= root;
-                }
-            }
+            let roots = block.weights.map(|_| part.roots.as_slice());
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for (out, value) in out.iter_mut().zip(values) {
+                        *out = (value - shift) * scale;
+                    }
+                    if let Some(roots) = roots {
+                        for (out, root) in out.iter_mut().zip(roots) {
+                            *out *= root;
+                        }
+                    }
+                },
+            );
         }
         let matrix = faer::MatRef::from_column_major_slice(buffer, rows, width);
         symmetric_product(part.product.as_mut(), matrix);
         begin = end;
     }
-}
-
-/// G ← G + AᵀA, lower triangle.
-pub(super) fn symmetric_product(gram: MatMut<'_, f64>, rows: faer::MatRef<'_, f64>) {
-    triangular::matmul(
-        gram,
-        BlockStructure::TriangularLower,
-        Accum::Add,
-        rows.transpose(),
-        BlockStructure::Rectangular,
-        rows,
-        BlockStructure::Rectangular,
-        1.0,
-        Par::Seq,
-    );
 }
 
 /// Copies the lower triangle to the upper one.
@@ -214,9 +213,14 @@ fn finish(
         product[(1 + i, 1 + j)] - moved[i] * product[(0, 1 + j)] - moved[j] * product[(0, 1 + i)] + weight * moved[i] * moved[j]
     };
     let mut own_scale = vec![1.0; predictors];
+    let mut cancellation = 1.0_f64;
     for (index, own) in own_scale.iter_mut().enumerate() {
         // So that the columns of X̃ have a norm between 1 and 2 times √Σw.
-        let size = (about(index, index).max(0.0) / weight).sqrt() / scale[index];
+        let square = about(index, index).max(0.0);
+        if total.varied[index] {
+            cancellation = cancellation.max(product[(1 + index, 1 + index)] / square);
+        }
+        let size = (square / weight).sqrt() / scale[index];
         *own = power_of_two_below_inverse(if total.varied[index] && size > 0.0 { size } else { opening[index].abs() });
     }
     let ratio = |index: usize| own_scale[index] / scale[index];
@@ -225,5 +229,15 @@ fn finish(
     let constant = (0..predictors).map(|index| !total.varied[index] && (intercept || opening[index] == 0.0)).collect();
     let coordinates =
         Coordinates { intercept, centre: centre[..predictors].to_vec(), scale: own_scale, response_centre: centre[predictors..].to_vec() };
-    Ok(Scan { coordinates, rows: total.rows, weight, log_weight: total.log_weight, constant, held: vec![false; predictors], gram, cross })
+    Ok(Scan {
+        coordinates,
+        rows: total.rows,
+        weight,
+        log_weight: total.log_weight,
+        constant,
+        held: vec![false; predictors],
+        gram,
+        cross,
+        cancellation,
+    })
 }

@@ -19,8 +19,10 @@
 //! | module | what it does |
 //! |---|---|
 //! | `gram` | first pass: the centred, scaled Gram matrix in blocks |
+//! | `product` | AᵀA of a tall and narrow A |
 //! | `qr` | the triangular factor of the rows, block by block |
 //! | `refine` | passes in once or twice the working precision |
+//! | `sweep` | the one pass that a well-conditioned problem needs |
 //! | `ordinary` | ordinary, weighted and ridge least squares; rank, minimum norm, figures of the fit |
 //! | `ridge_path` | a path of ridge penalties with exact leave-one-out |
 //! | `elastic_net` | lasso and elastic net by coordinate descent |
@@ -50,12 +52,14 @@ pub mod inference;
 mod nonnegative;
 mod ordinary;
 mod problem;
+mod product;
 mod qr;
 mod recursive;
 mod reduction;
 mod refine;
 mod ridge_path;
 mod robust;
+mod sweep;
 mod validation;
 mod whitened;
 

@@ -3,7 +3,8 @@
 //!
 //! 1. One pass forms the Gram matrix (`gram`), and its Cholesky factor is the preconditioner if the condition estimate allows it;
 //!    otherwise a second pass factors the rows themselves (`qr`), with column pivoting.
-//! 2. A whitening pass (`refine`) measures how good the preconditioner is, gives (XᵀX)⁻¹, the leverages, and the numerical rank.
+//! 2. A whitening pass (`refine`) measures how good the preconditioner is, gives (XᵀX)⁻¹, the leverages, and the numerical rank. A large
+//!    problem whose Gram matrix leaves nothing to be measured is spared it: one sweep (`sweep`) refines, and finds the largest leverage.
 //! 3. Refinement until a step no longer changes the coefficients; in twice the working precision wherever ordinary precision would cost
 //!    digits, which on small problems is everywhere.
 //!
@@ -23,15 +24,18 @@ use super::problem::{RowSource, Solver, Specification};
 use super::qr;
 use super::recursive::{Information, Origin};
 use super::refine::{self, DoubleMatrix, Outcome, Task};
+use super::sweep::{self, Leverage, Sweep};
 
 /// Unit roundoff.
 const ROUNDOFF: f64 = f64::EPSILON / 2.0;
 /// Rows × columns² up to which every pass is made in twice the precision: a fraction of a second.
-const PRECISE_WORK: f64 = 1e8;
+const PRECISE_WORK: f64 = 1e7;
 /// Scaled condition up to which the Gram matrix is a good preconditioner: the first error of refinement is its square times u.
 const GRAM_CONDITION: f64 = 1e5;
 /// Scaled condition up to which ordinary precision throughout leaves 13 digits.
 const PLAIN_CONDITION: f64 = 32.0;
+/// Squared scaled condition, times what the shift of the first pass costs, up to which the Gram matrix itself gives (XᵀX)⁻¹ to 13 digits.
+const SOUND: f64 = 100.0;
 /// Relative size below which a result of twice the precision is its rounding: far below what any datum says, far above 2⁻¹⁰⁶.
 const NOTHING: f64 = 1e-26;
 /// Steps of refinement at the most; problems that need more than four are at the end of what floats can say.
@@ -226,17 +230,10 @@ impl Preconditioner {
         if penalty == 0.0 && columns.len() as u64 > scan.rows {
             return None;
         }
-        let predictor = |system: usize| match coordinates.column(system) {
-            SystemColumn::Ones => None,
-            SystemColumn::Predictor(predictor) => Some(predictor),
-        };
         let ones = usize::from(coordinates.intercept);
-        let slopes: Vec<usize> = columns.iter().filter_map(|system| predictor(*system)).collect();
+        let slopes: Vec<usize> = columns.iter().filter_map(|system| coordinates.column(*system).predictor()).collect();
         let size = slopes.len();
-        let gram = Mat::from_fn(size, size, |i, j| {
-            let own = if i == j { penalty * coordinates.scale[slopes[i]].powi(2) } else { 0.0 };
-            scan.gram[(slopes[i], slopes[j])] + own
-        });
+        let gram = penalised_gram(scan, penalty, &slopes);
         let mut triangle = Mat::zeros(columns.len(), columns.len());
         if ones == 1 {
             triangle[(0, 0)] = scan.weight.sqrt();
@@ -255,7 +252,7 @@ impl Preconditioner {
             return None;
         }
         let inverse = inverse_of(&triangle);
-        let condition = condition(&triangle, &inverse, None);
+        let condition = condition(&triangle, &inverse);
         let responses = coordinates.responses();
         let mut first = Mat::zeros(columns.len(), responses);
         let right = Mat::from_fn(size, responses, |i, j| {
@@ -311,7 +308,7 @@ impl Preconditioner {
             }
         }
         let inverse = inverse_of(&triangle);
-        let condition = condition(&triangle, &inverse, None);
+        let condition = condition(&triangle, &inverse);
         Self { solver, order, dependent, triangle, inverse, condition, first: None }
     }
 
@@ -324,6 +321,14 @@ impl Preconditioner {
         dependent.extend(places.iter().map(|place| self.order[*place]));
         Self::of_triangle(self.solver, order, dependent, qr::factor(columns.as_ref()))
     }
+}
+
+/// Gram matrix of some predictors, their penalty added.
+fn penalised_gram(scan: &Scan, penalty: f64, predictors: &[usize]) -> Mat<f64> {
+    Mat::from_fn(predictors.len(), predictors.len(), |i, j| {
+        let own = if i == j { penalty * scan.coordinates.scale[predictors[i]].powi(2) } else { 0.0 };
+        scan.gram[(predictors[i], predictors[j])] + own
+    })
 }
 
 fn inverse_of(triangle: &Mat<f64>) -> Mat<f64> {
@@ -343,42 +348,104 @@ fn rank_tolerance(size: usize) -> f64 {
     }
 }
 
-/// A linear map of a vector in place.
-type Change<'a> = &'a dyn Fn(&mut [f64]);
+/// 2-norm condition number of R.
+fn condition(triangle: &Mat<f64>, inverse: &Mat<f64>) -> f64 {
+    spectral_norm(triangle.as_ref(), |_| {}, |_| {}) * spectral_norm(inverse.transpose(), |_| {}, |_| {})
+}
 
-/// 2-norm condition number by power iteration on RᵀR and its inverse: from below, and close. `change` maps raw coefficients to the
-/// system's and back.
-fn condition(triangle: &Mat<f64>, inverse: &Mat<f64>, change: Option<(Change<'_>, Change<'_>)>) -> f64 {
-    let size = triangle.nrows();
+/// 2-norm of AB by the Lanczos process on (AB)ᵀAB, from below, and close: its largest Ritz value (Golub & Van Loan, *Matrix Computations*,
+/// section 10.1). `before` multiplies by B, `after` by its transpose. 1 where there is nothing.
+pub(super) fn spectral_norm(matrix: MatRef<'_, f64>, before: impl Fn(&mut [f64]), after: impl Fn(&mut [f64])) -> f64 {
+    let size = matrix.ncols();
     if size == 0 {
         return 1.0;
     }
-    let iterations = if size <= 200 { 60 } else { 12 };
-    let largest = |matrix: MatRef<'_, f64>, before: Option<Change<'_>>, after: Option<Change<'_>>| -> f64 {
-        // Any vector that is not orthogonal to the answer; a low-discrepancy sequence is no column of anybody's design.
-        #[allow(clippy::cast_precision_loss)]
-        let mut vector: Vec<f64> = (0..size).map(|place| 0.5 + (place as f64 * 0.618_033_988_749_895).fract()).collect();
-        let mut value = 0.0;
-        for _ in 0..iterations {
-            let norm = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
-            if !(norm > 0.0 && norm.is_finite()) {
-                return f64::INFINITY;
-            }
-            vector.iter_mut().for_each(|x| *x /= norm);
-            before.inspect(|before| before(&mut vector));
-            let product = matrix * faer::ColRef::from_slice(&vector);
-            let back = matrix.transpose() * &product;
-            vector = back.iter().copied().collect();
-            after.inspect(|after| after(&mut vector));
-            value = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let steps = if size <= 200 { size.min(40) } else { 10 };
+    let norm = |vector: &[f64]| vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+    // Any vector that is not orthogonal to the answer; a low-discrepancy sequence is no column of anybody's design.
+    #[allow(clippy::cast_precision_loss)]
+    let mut vector: Vec<f64> = (0..size).map(|place| 0.5 + (place as f64 * 0.618_033_988_749_895).fract()).collect();
+    let mut known: Vec<Vec<f64>> = Vec::with_capacity(steps);
+    let (mut diagonal, mut beside) = (Vec::with_capacity(steps), Vec::with_capacity(steps));
+    let mut length = norm(&vector);
+    for step in 0..steps {
+        if !(length > 0.0 && length.is_finite()) {
+            return f64::INFINITY;
         }
-        value.sqrt()
-    };
-    match change {
-        None => largest(triangle.as_ref(), None, None) * largest(inverse.transpose(), None, None),
-        Some((forward, backward)) => {
-            // `forward` is B, `backward` its transpose; the inverse pair is given by the caller through the other matrix.
-            largest(triangle.as_ref(), Some(forward), Some(backward))
+        vector.iter_mut().for_each(|x| *x /= length);
+        known.push(vector.clone());
+        before(&mut vector);
+        let product = matrix * faer::ColRef::from_slice(&vector);
+        let back = matrix.transpose() * &product;
+        vector.iter_mut().zip(back.iter()).for_each(|(x, back)| *x = *back);
+        after(&mut vector);
+        diagonal.push(vector.iter().zip(&known[step]).map(|(x, y)| x * y).sum::<f64>());
+        // Against all that went before, twice: few steps, and no ghosts.
+        for other in known.iter().chain(&known) {
+            let along: f64 = vector.iter().zip(other).map(|(x, y)| x * y).sum();
+            vector.iter_mut().zip(other).for_each(|(x, y)| *x -= along * y);
+        }
+        length = norm(&vector);
+        // What is left is rounding: the vectors span all that the first one has a part in.
+        if length <= 1e-14 * diagonal.iter().fold(0.0, |largest: f64, value| largest.max(*value)) {
+            break;
+        }
+        beside.push(length);
+    }
+    let reached = diagonal.len();
+    let ritz = Mat::from_fn(reached, reached, |row, column| match row.abs_diff(column) {
+        0 => diagonal[row],
+        1 => beside[row.min(column)],
+        _ => 0.0,
+    });
+    if !ritz.norm_max().is_finite() {
+        return f64::INFINITY;
+    }
+    let largest = ritz.self_adjoint_eigenvalues(Side::Lower).ok().and_then(|values| values.last().copied());
+    largest.filter(|value| *value > 0.0).map_or(f64::INFINITY, f64::sqrt)
+}
+
+/// L of G = LLᵀ, lower triangular: what whitening found to be missing from R, which is LᵀR then.
+#[derive(Clone)]
+enum Missing {
+    /// L is the identity.
+    Nothing,
+    Factor(Mat<f64>),
+}
+
+impl Missing {
+    /// A ← L⁻¹A.
+    fn solve(&self, matrix: faer::MatMut<'_, f64>) {
+        if let Self::Factor(lower) = self
+            && lower.nrows() > 0
+        {
+            faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower.as_ref(), matrix, faer::Par::Seq);
+        }
+    }
+
+    /// A ← L⁻ᵀA.
+    fn solve_transposed(&self, matrix: faer::MatMut<'_, f64>) {
+        if let Self::Factor(lower) = self
+            && lower.nrows() > 0
+        {
+            faer::linalg::triangular_solve::solve_upper_triangular_in_place(lower.transpose(), matrix, faer::Par::Seq);
+        }
+    }
+
+    /// T·L⁻ᵀ for upper triangular T; nothing where that is T.
+    fn inverse_of(&self, inverse: &Mat<f64>) -> Option<Mat<f64>> {
+        let Self::Factor(_) = self else { return None };
+        // (T·L⁻ᵀ)ᵀ = L⁻¹·Tᵀ.
+        let mut result = inverse.transpose().to_owned();
+        self.solve(result.as_mut());
+        Some(result.transpose().to_owned())
+    }
+
+    /// LᵀR.
+    fn applied_to(&self, triangle: Mat<f64>) -> Mat<f64> {
+        match self {
+            Self::Nothing => triangle,
+            Self::Factor(lower) => lower.transpose() * triangle,
         }
     }
 }
@@ -386,8 +453,7 @@ fn condition(triangle: &Mat<f64>, inverse: &Mat<f64>, change: Option<(Change<'_>
 /// A solved problem, before its figures.
 struct Solution {
     basis: Preconditioner,
-    /// L of G = LLᵀ.
-    lower: Mat<f64>,
+    missing: Missing,
     /// k×(q + d).
     coefficients: DoubleMatrix,
     outcome: Outcome,
@@ -410,6 +476,13 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
         let doubtful = basis.solver != Solver::Cholesky && basis.condition > 1e9;
         let precise_whitening = exact || small || doubtful || !basis.dependent.is_empty();
         let mut precise_residuals = precise_whitening || basis.condition > PLAIN_CONDITION;
+        let sound = basis.solver == Solver::Cholesky && !precise_residuals && basis.condition.powi(2) * scan.cancellation <= SOUND;
+        let swept = (sound && responses <= sweep::RESPONSES).then(|| {
+            let slopes: Vec<usize> = basis.order.iter().filter_map(|system| coordinates.column(*system).predictor()).collect();
+            let ones = size - slopes.len();
+            let inverse = basis.inverse.submatrix(ones, ones, slopes.len(), slopes.len());
+            Leverage::of(&penalised_gram(scan, specification.penalty, &slopes), inverse, scan.rows)
+        });
         let all = responses + basis.dependent.len();
         let mut coefficients = DoubleMatrix::zeros(size, all);
         if let Some(first) = &basis.first {
@@ -419,7 +492,7 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
                 }
             }
         }
-        let mut lower: Option<Mat<f64>> = None;
+        let mut known = swept.as_ref().map(|_| Missing::Nothing);
         let mut whitened = 0;
         let mut largest_leverage = 0.0;
         let mut last = f64::INFINITY;
@@ -429,12 +502,20 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
                 coordinates,
                 order: &basis.order,
                 dependent: &basis.dependent,
-                whiten: lower.is_none().then_some(basis.inverse.as_ref()),
+                whiten: known.is_none().then_some(basis.inverse.as_ref()),
                 coefficients: &coefficients,
-                precise_whitening: precise_whitening && lower.is_none(),
+                precise_whitening: precise_whitening && known.is_none(),
                 precise_residuals,
             };
-            let mut outcome = refine::pass(source, &task)?;
+            let mut outcome = match &swept {
+                Some(leverage) if !precise_residuals => {
+                    let (order, weight) = (&basis.order, scan.weight);
+                    let outcome = sweep::sweep(source, &Sweep { coordinates, order, coefficients: &coefficients, weight, leverage })?;
+                    largest_leverage = outcome.largest;
+                    outcome
+                }
+                _ => refine::pass(source, &task)?,
+            };
             if let Some(place) = outcome.residual_squares.iter().position(|square| !square.to_f64().is_finite()) {
                 return Err(if outcome.raw_squares.get(place).is_some_and(|square| square.is_nan()) {
                     Error::NonFinite
@@ -446,9 +527,9 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
                 return Err(Error::Overflow);
             }
             penalise(&mut outcome, &task, &basis.inverse, specification);
-            let mut improve = None;
-            let factor = match &lower {
-                Some(lower) => lower.clone(),
+            let mut improve = false;
+            let missing = match known.take() {
+                Some(missing) => missing,
                 None => {
                     let (factor, dependent) = cholesky(&outcome.gram, &basis.triangle);
                     if !dependent.is_empty() {
@@ -457,32 +538,34 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
                     }
                     largest_leverage = outcome.largest;
                     whitened += 1;
-                    if precise_whitening && whitened < 3 && departure(&outcome.gram) > 1e-9 {
-                        improve = Some(());
-                    }
-                    factor
+                    improve = precise_whitening && whitened < 3 && departure(&outcome.gram) > 1e-9;
+                    Missing::Factor(factor)
                 }
             };
-            let change = correct(&basis, &factor, &outcome, &mut coefficients, coordinates);
-            if improve.is_some() {
+            let change = correct(&basis, &missing, &outcome, &mut coefficients, coordinates);
+            let missing = if improve {
                 // T ← T·L⁻ᵀ, R ← Lᵀ·R: whitened again in the next pass, G will be the identity.
-                basis.inverse = times_inverse_transpose(&basis.inverse, &factor);
-                basis.triangle = factor.transpose() * &basis.triangle;
-                lower = None;
+                if let Some(inverse) = missing.inverse_of(&basis.inverse) {
+                    basis.inverse = inverse;
+                }
+                basis.triangle = missing.applied_to(basis.triangle);
+                Missing::Nothing
             } else {
-                lower = Some(factor.clone());
-            }
+                missing
+            };
             let rate = (change / last).min(1.0);
             let error = if step == 0 { change } else { change * rate };
             let stalled = step > 0 && change > 0.5 * last;
             step += 1;
             last = change;
             let done = if precise_residuals {
-                improve.is_none() && (change == 0.0 || (step > 1 && error < 0.25 * ROUNDOFF) || stalled || step >= STEPS)
+                !improve && (change == 0.0 || (step > 1 && error < 0.25 * ROUNDOFF) || stalled || step >= STEPS)
             } else {
-                true
+                // Residuals of no coefficients at all are the responses.
+                basis.first.is_some() || step > 1
             };
             if !done {
+                known = (!improve).then_some(missing);
                 continue;
             }
             // Residuals that are lost in rounding are looked at again, in twice the precision.
@@ -490,10 +573,11 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
                 && (0..responses).any(|response| outcome.residual_squares[response].to_f64() < 1e-20 * outcome.raw_squares[response])
             {
                 precise_residuals = true;
+                known = Some(missing);
                 continue;
             }
             let error = if precise_residuals { error } else { 2.0 * ROUNDOFF * basis.condition };
-            return Ok(Solution { basis, lower: factor, coefficients, outcome, largest_leverage, error, precise: precise_residuals });
+            return Ok(Solution { basis, missing, coefficients, outcome, largest_leverage, error, precise: precise_residuals });
         }
     }
 }
@@ -579,18 +663,14 @@ fn column_norm(triangle: &Mat<f64>, place: usize) -> f64 {
     triangle.col_as_slice(place)[..=place].iter().map(|value| value * value).sum::<f64>().sqrt()
 }
 
-/// T·L⁻ᵀ for upper triangular T and lower triangular L.
-fn times_inverse_transpose(inverse: &Mat<f64>, lower: &Mat<f64>) -> Mat<f64> {
-    let mut result = inverse.transpose().to_owned();
-    if result.nrows() > 0 {
-        // (T·L⁻ᵀ)ᵀ = L⁻¹·Tᵀ.
-        faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower.as_ref(), result.as_mut(), faer::Par::Seq);
-    }
-    result.transpose().to_owned()
-}
-
 /// One step: β ← β + T·G⁻¹·Tᵀ·gradient. Returns the largest relative change of a coefficient, in raw coordinates.
-fn correct(basis: &Preconditioner, lower: &Mat<f64>, outcome: &Outcome, coefficients: &mut DoubleMatrix, coordinates: &Coordinates) -> f64 {
+fn correct(
+    basis: &Preconditioner,
+    missing: &Missing,
+    outcome: &Outcome,
+    coefficients: &mut DoubleMatrix,
+    coordinates: &Coordinates,
+) -> f64 {
     let size = basis.order.len();
     let all = outcome.residual_squares.len();
     let mut projected = Mat::zeros(size, all);
@@ -604,19 +684,16 @@ fn correct(basis: &Preconditioner, lower: &Mat<f64>, outcome: &Outcome, coeffici
             projected[(column, response)] = sum.to_f64();
         }
     }
-    if size > 0 {
-        faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower.as_ref(), projected.as_mut(), faer::Par::Seq);
-        faer::linalg::triangular_solve::solve_upper_triangular_in_place(lower.transpose(), projected.as_mut(), faer::Par::Seq);
-    }
+    missing.solve(projected.as_mut());
+    missing.solve_transposed(projected.as_mut());
     let mut worst = 0.0_f64;
     for response in 0..all {
         let mut steps = vec![Double::ZERO; size];
-        for row in 0..size {
-            let mut sum = Double::ZERO;
-            for column in row..size {
-                sum += Double::product(basis.inverse[(row, column)], projected[(column, response)]);
+        for column in 0..size {
+            let step = projected[(column, response)];
+            for (sum, value) in steps.iter_mut().zip(&basis.inverse.col_as_slice(column)[..=column]) {
+                *sum += Double::product(*value, step);
             }
-            steps[row] = sum;
         }
         // The raw intercept is the centred one less Σ c·s·β̃.
         let (mut intercept, mut intercept_step) = (Double::ZERO, Double::ZERO);
@@ -653,13 +730,18 @@ fn ratio(step: f64, size: f64) -> f64 {
 /// Figures and information of a solved problem.
 fn conclude(scan: &Scan, specification: &Specification<'_>, solution: Solution, given: Option<&Given<'_>>) -> Result<Fit, Error> {
     let coordinates = &scan.coordinates;
-    let Solution { basis, lower, coefficients, outcome, largest_leverage, error, precise } = solution;
+    let Solution { mut basis, missing, coefficients, outcome, largest_leverage, error, precise } = solution;
     let (predictors, responses) = (coordinates.predictors(), coordinates.responses());
     let size = basis.order.len();
     let ones = usize::from(coordinates.intercept);
     // (X̃ᵀX̃ + penalty)⁻¹ = M·Mᵀ.
-    let root = times_inverse_transpose(&basis.inverse, &lower);
-    let diagonal = |place: usize| (place..size).map(|column| root[(place, column)].powi(2)).sum::<f64>();
+    let own = missing.inverse_of(&basis.inverse);
+    let root = own.as_ref().unwrap_or(&basis.inverse);
+    let mut diagonal = vec![0.0; size];
+    for column in 0..size {
+        diagonal.iter_mut().zip(&root.col_as_slice(column)[..=column]).for_each(|(sum, value)| *sum += value * value);
+    }
+    let triangle = missing.applied_to(std::mem::replace(&mut basis.triangle, Mat::new()));
     let penalty = specification.penalty;
     let spent: f64 = basis
         .order
@@ -667,7 +749,7 @@ fn conclude(scan: &Scan, specification: &Specification<'_>, solution: Solution, 
         .enumerate()
         .map(|(place, &system)| match coordinates.column(system) {
             SystemColumn::Ones => 1.0,
-            SystemColumn::Predictor(predictor) => 1.0 - penalty * coordinates.scale[predictor].powi(2) * diagonal(place),
+            SystemColumn::Predictor(predictor) => 1.0 - penalty * coordinates.scale[predictor].powi(2) * diagonal[place],
         })
         .sum();
     let spent = given.map_or(spent, |given| given.effective_parameters);
@@ -721,7 +803,7 @@ fn conclude(scan: &Scan, specification: &Specification<'_>, solution: Solution, 
             intercepts.push(intercept.to_f64());
         }
     }
-    let (slope_roots, intercept_root) = null.unscaled_errors(&basis, &root, &lower, coordinates);
+    let (slope_roots, intercept_root) = null.unscaled_errors(&basis, root, &diagonal, &missing, coordinates);
 
     let mut statistics = Vec::with_capacity(responses);
     let mut exact_fit = Vec::with_capacity(responses);
@@ -748,12 +830,12 @@ fn conclude(scan: &Scan, specification: &Specification<'_>, solution: Solution, 
         if let SystemColumn::Predictor(predictor) = coordinates.column(system)
             && !involved[predictor]
         {
-            variance_inflation[predictor] = diagonal(place) * scan.gram[(predictor, predictor)];
+            variance_inflation[predictor] = diagonal[place] * scan.gram[(predictor, predictor)];
         }
     }
     let deficient = !basis.dependent.is_empty() || scan.constant.iter().zip(&scan.held).any(|(constant, held)| *constant && !held);
-    let condition_number = if deficient { f64::INFINITY } else { raw_condition(&basis, &root, &lower, coordinates) };
-    let triangle = null.whole_triangle(&basis, &lower, coordinates, scan);
+    let condition_number = if deficient { f64::INFINITY } else { raw_condition(&basis, root, &triangle, coordinates) };
+    let triangle = null.whole_triangle(&basis, &triangle, coordinates, scan);
     let origin = Origin {
         intercept: coordinates.intercept,
         centre: coordinates.centre.clone(),
@@ -824,7 +906,7 @@ fn drop_rounding(slopes: &mut DoubleMatrix, coordinates: &Coordinates) {
 }
 
 /// The condition number of the design as it was given: with B the change from raw coefficients to the system's, ‖RB‖·‖(RB)⁻¹‖.
-fn raw_condition(basis: &Preconditioner, root: &Mat<f64>, lower: &Mat<f64>, coordinates: &Coordinates) -> f64 {
+fn raw_condition(basis: &Preconditioner, root: &Mat<f64>, triangle: &Mat<f64>, coordinates: &Coordinates) -> f64 {
     let ones = basis.order.iter().position(|system| coordinates.column(*system) == SystemColumn::Ones);
     let own = |place: usize| match coordinates.column(basis.order[place]) {
         SystemColumn::Ones => (0.0, 1.0),
@@ -862,10 +944,9 @@ fn raw_condition(basis: &Preconditioner, root: &Mat<f64>, lower: &Mat<f64>, coor
             vector[place] = scale * (vector[place] - ones.map_or(0.0, |ones| centre * vector[ones]));
         }
     };
-    let triangle = lower.transpose() * &basis.triangle;
-    let top = condition(&triangle, &basis.inverse, Some((&forward, &forward_transposed)));
+    let top = spectral_norm(triangle.as_ref(), forward, forward_transposed);
     // (RB)⁻¹ = B⁻¹M; its norm is that of MᵀB⁻ᵀ.
-    let bottom = condition(&root.transpose().to_owned(), &basis.inverse, Some((&backward_transposed, &backward)));
+    let bottom = spectral_norm(root.transpose(), backward_transposed, backward);
     top * bottom
 }
 
@@ -942,7 +1023,14 @@ impl NullSpace {
     }
 
     /// √ of the diagonal of the (pseudo-)inverse of XᵀX + penalty in raw coordinates: one a predictor, and the intercept's.
-    fn unscaled_errors(&self, basis: &Preconditioner, root: &Mat<f64>, lower: &Mat<f64>, coordinates: &Coordinates) -> (Vec<f64>, f64) {
+    fn unscaled_errors(
+        &self,
+        basis: &Preconditioner,
+        root: &Mat<f64>,
+        diagonal: &[f64],
+        missing: &Missing,
+        coordinates: &Coordinates,
+    ) -> (Vec<f64>, f64) {
         let (predictors, size) = (coordinates.predictors(), basis.order.len());
         if let Some(gram) = &self.gram {
             let mut whole = Mat::zeros(predictors, size);
@@ -973,8 +1061,7 @@ impl NullSpace {
                 SystemColumn::Ones => direction[place] = 1.0,
                 SystemColumn::Predictor(predictor) => {
                     direction[place] = -coordinates.centre[predictor] * coordinates.scale[predictor];
-                    norms[predictor] =
-                        coordinates.scale[predictor] * (place..size).map(|column| root[(place, column)].powi(2)).sum::<f64>().sqrt();
+                    norms[predictor] = coordinates.scale[predictor] * diagonal[place].sqrt();
                 }
             }
         }
@@ -989,7 +1076,7 @@ impl NullSpace {
             }
             projected[(column, 0)] = sum.to_f64();
         }
-        faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower.as_ref(), projected.as_mut(), faer::Par::Seq);
+        missing.solve(projected.as_mut());
         (norms, projected.norm_l2())
     }
 
@@ -1028,16 +1115,15 @@ impl NullSpace {
 
     /// The square-root information of the whole system, m×m upper triangular, in its own order. Directions in which the rows say nothing
     /// get a weight of 1e-16 of theirs, so that learning can go on in them.
-    fn whole_triangle(&self, basis: &Preconditioner, lower: &Mat<f64>, coordinates: &Coordinates, scan: &Scan) -> Mat<f64> {
+    fn whole_triangle(&self, basis: &Preconditioner, triangle: &Mat<f64>, coordinates: &Coordinates, scan: &Scan) -> Mat<f64> {
         let (size, width) = (basis.order.len(), coordinates.width());
-        let triangle = lower.transpose() * &basis.triangle;
         let mut stacked = Mat::zeros(size, width);
         for (place, &system) in basis.order.iter().enumerate() {
             for row in 0..=place {
                 stacked[(row, system)] = triangle[(row, place)];
             }
         }
-        let related = &triangle * &self.relations;
+        let related = triangle * &self.relations;
         for (index, &system) in basis.dependent.iter().enumerate() {
             for row in 0..size {
                 stacked[(row, system)] = related[(row, index)];
@@ -1054,6 +1140,9 @@ impl NullSpace {
                 more[(size + index, coordinates.place(predictor))] = 1e8 * scan.weight.sqrt();
             }
             stacked = more;
+        }
+        if size == width && basis.order.is_sorted() {
+            return stacked;
         }
         let known = stacked.nrows();
         let unknown = self.vectors.ncols() + constant.len();

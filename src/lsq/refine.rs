@@ -41,7 +41,7 @@ impl DoubleMatrix {
         &self.values[column * self.rows..(column + 1) * self.rows]
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         for (own, other) in self.values.iter_mut().zip(&other.values) {
             *own += *other;
         }
@@ -84,6 +84,34 @@ pub(super) struct Outcome {
     pub(super) raw_squares: Vec<f64>,
 }
 
+impl Outcome {
+    /// Nothing yet, for k columns, of which `whitened` (k or none) are whitened, and q + d columns fitted on them.
+    pub(super) fn empty(k: usize, whitened: usize, all: usize, responses: usize) -> Self {
+        Self {
+            gram: Mat::zeros(whitened, whitened),
+            largest: 0.0,
+            gradient: DoubleMatrix::zeros(k, all),
+            residual_squares: vec![Double::ZERO; all],
+            sums: vec![Double::ZERO; responses],
+            squares: vec![Double::ZERO; responses],
+            raw_squares: vec![0.0; responses],
+        }
+    }
+
+    /// The same for more rows.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.gram += &other.gram;
+        self.largest = self.largest.max(other.largest);
+        self.gradient.add(&other.gradient);
+        for (own, other) in
+            [(&mut self.residual_squares, &other.residual_squares), (&mut self.sums, &other.sums), (&mut self.squares, &other.squares)]
+        {
+            own.iter_mut().zip(other).for_each(|(own, other)| *own += *other);
+        }
+        self.raw_squares.iter_mut().zip(&other.raw_squares).for_each(|(own, other)| *own += other);
+    }
+}
+
 /// One thread's share.
 struct Part {
     outcome: Outcome,
@@ -96,23 +124,17 @@ struct Part {
 }
 
 /// Cells of a buffer in ordinary precision, and rows of one in twice the precision.
-const BUFFER_CELLS: usize = 16 * 1024;
+const BUFFER_CELLS: usize = 32 * 1024;
 const PRECISE_CELLS: usize = 8 * 1024;
+/// Rows of a buffer of a wide matrix in ordinary precision, whose product is read and written once a buffer.
+const PRODUCT_ROWS: usize = 256;
 
 /// Makes one pass.
 pub(super) fn pass(source: &mut dyn RowSource, task: &Task<'_>) -> Result<Outcome, Error> {
     let k = task.order.len();
     let responses = task.coordinates.responses();
     let all = responses + task.dependent.len();
-    let empty = || Outcome {
-        gram: if task.whiten.is_some() { Mat::zeros(k, k) } else { Mat::new() },
-        largest: 0.0,
-        gradient: DoubleMatrix::zeros(k, all),
-        residual_squares: vec![Double::ZERO; all],
-        sums: vec![Double::ZERO; responses],
-        squares: vec![Double::ZERO; responses],
-        raw_squares: vec![0.0; responses],
-    };
+    let empty = || Outcome::empty(k, task.whiten.map_or(0, |inverse| inverse.ncols()), all, responses);
     let mut parts: Vec<Part> = (0..part_count())
         .map(|_| Part {
             outcome: empty(),
@@ -127,7 +149,8 @@ pub(super) fn pass(source: &mut dyn RowSource, task: &Task<'_>) -> Result<Outcom
     let arch = pulp::Arch::new();
     let floats = Mat::from_fn(k, all, |row, column| task.coefficients.get(row, column).to_f64());
     let cells = if task.precise_residuals || task.precise_whitening { PRECISE_CELLS } else { BUFFER_CELLS };
-    let at_once = (cells / (k + all).max(1)).max(32).next_multiple_of(16);
+    let least = if task.precise_residuals || task.precise_whitening { 32 } else { PRODUCT_ROWS };
+    let at_once = (cells / (k + all).max(1)).max(least).next_multiple_of(16);
     source.pass(&mut |block| {
         in_parts(block, k + all, &mut parts, |part, range| {
             let mut begin = range.start;
@@ -142,15 +165,7 @@ pub(super) fn pass(source: &mut dyn RowSource, task: &Task<'_>) -> Result<Outcom
     let mut parts = parts.into_iter().map(|part| part.outcome);
     let mut total = parts.next().unwrap_or_else(empty);
     for part in parts {
-        total.gram += &part.gram;
-        total.largest = total.largest.max(part.largest);
-        total.gradient.add(&part.gradient);
-        for (own, other) in
-            [(&mut total.residual_squares, &part.residual_squares), (&mut total.sums, &part.sums), (&mut total.squares, &part.squares)]
-        {
-            own.iter_mut().zip(other).for_each(|(own, other)| *own += *other);
-        }
-        total.raw_squares.iter_mut().zip(&part.raw_squares).for_each(|(own, other)| *own += other);
+        total.add(&part);
     }
     mirror(&mut total.gram);
     Ok(total)
