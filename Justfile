@@ -19,9 +19,13 @@ test *arguments:
 fmt:
     cargo fmt
 
-# Run the benchmarks; arguments pick some
+# Time fits beside scikit-learn's and statsmodels'; arguments pick some: `just bench tall ridge`
 bench *arguments:
-    cargo bench --locked {{ arguments }}
+    bench/run {{ arguments }}
+
+# Time uploads beside a CSV parser and the disk
+bench-upload:
+    cargo bench --locked --bench upload
 
 # Start the release binary and run the README's tour against it
 smoke:
