@@ -50,6 +50,9 @@ impl Service {
         {
             return Err(ServiceError::Conflict("these diagnostics are of ordinary, weighted and ridge least squares"));
         }
+        if version.document.refit.is_some() {
+            return Err(ServiceError::Conflict("this version was fitted on updates after a drift, not on its dataset"));
+        }
         let opened = self.open_dataset(&version.document.dataset).await.map_err(|error| match error {
             ServiceError::DatasetNotFound => ServiceError::Conflict("the dataset of this version is gone; its rows are needed"),
             other => other,

@@ -11,14 +11,14 @@ use super::datasets::Opened;
 use super::error::ServiceError;
 use super::fit::Plan;
 use super::jobs::Running;
-use super::source::Source;
+use super::source::{self, Source};
 use crate::features::{Design, Feature};
 use crate::frame::Fault;
 use crate::lsq::{self, RowSource};
 use crate::model::version::finite;
 use crate::model::{
-    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Moved, PathRecord, Penalty, Selection, Specification, State,
-    Strength, Validation, ValidationRecord,
+    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Memory, Moved, Online, PathRecord, Penalty, Selection,
+    Specification, State, Strength, Validation, ValidationRecord,
 };
 
 /// The most design columns: the triangular factor alone takes 8·p² bytes.
@@ -53,6 +53,7 @@ pub(super) fn compute(
 ) -> Result<(Document, State), ServiceError> {
     let begun = Instant::now();
     let Plan { specification, columns, mut features, mut warnings, pretrained, extra } = plan;
+    let first = source::first_row(&dataset, specification.online.window);
     let mut source = Source {
         runtime,
         running,
@@ -64,6 +65,7 @@ pub(super) fn compute(
         cache: None,
         passes: 0,
         skipped: 0,
+        first,
     };
     source.find_levels(&mut features)?;
     source.design = Design::new(features);
@@ -113,6 +115,10 @@ pub(super) fn compute(
             validated(&mut source, validation, &segments, &specification, &estimator, &names, prior.as_ref())
         })
         .transpose()?;
+    if let Some(window) = specification.online.window {
+        let low = source.design.is_extended();
+        state = state.with_window(&mut source, low, window)?;
+    }
     let moved = pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default();
     let document = Document {
         dataset: specification.dataset,
@@ -135,6 +141,7 @@ pub(super) fn compute(
         constraints: specification.constraints,
         warnings,
         fit_seconds: begun.elapsed().as_secs_f64(),
+        refit: None,
     };
     Ok((document, state))
 }
@@ -219,6 +226,8 @@ fn continue_from(
         ));
     }
     let mut state = pretrained.state.afresh();
+    let online = Online::default();
+    let memory = Memory { online: &online, penalty: 0.0 };
     let (mut x, mut low, mut y) = (Vec::new(), Vec::new(), Vec::new());
     let mut innovations = vec![0.0; specification.target.len()];
     source.pass(&mut |block| {
@@ -233,11 +242,11 @@ fn continue_from(
             y.extend((0..block.response.ncols()).map(|column| block.response[(row, column)]));
             let weight = block.weights.map_or(1.0, |weights| weights[row]);
             let row = lsq::Row { high: &x, low: (!low.is_empty()).then_some(low.as_slice()) };
-            state.learn(row, &y, weight, 1.0, &mut innovations)?;
+            state.learn(row, &y, weight, memory, &mut innovations)?;
         }
         Ok(())
     })?;
-    let record = state.record(&before.fit, 1.0);
+    let record = state.record(&before.fit, &online);
     Ok((record, state.afresh(), None))
 }
 
