@@ -15,7 +15,7 @@ use crate::frame::Fault;
 use crate::lsq::Solver;
 use crate::model::{
     Auto, Choice, Constraint, Covariance, Estimator, FeatureSpecification, Form, InformationKind, Online, Penalty, Prior, Specification,
-    Strength, Validation,
+    Strength, Validation, usual_rounds,
 };
 use crate::service::JobState;
 
@@ -346,8 +346,8 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
                 positive: fields.boolean("positive").unwrap_or(false),
             }
         }
-        "huber" => Estimator::Huber { threshold: fields.positive("threshold", 1.345) },
-        "bisquare" => Estimator::Bisquare { threshold: fields.positive("threshold", 4.685) },
+        "huber" => Estimator::Huber { threshold: fields.positive("threshold", 1.345), rounds: rounds(&mut fields) },
+        "bisquare" => Estimator::Bisquare { threshold: fields.positive("threshold", 4.685), rounds: rounds(&mut fields) },
         "nnls" => {
             let lower = fields.numbers("lower");
             let upper = fields.numbers("upper");
@@ -393,6 +393,11 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
     };
     faults.extend(fields.into_faults());
     estimator
+}
+
+/// Rounds of a robust estimator at the most.
+fn rounds(fields: &mut Fields) -> u64 {
+    fields.whole("rounds", 1, 10_000).unwrap_or_else(usual_rounds)
 }
 
 /// A number of at least 0, or `auto`.

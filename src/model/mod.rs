@@ -10,7 +10,7 @@ pub mod version;
 pub use prediction::{Answer, IntervalKind, Question};
 pub use specification::{
     Auto, Choice, Constraint, Covariance, Estimator, FeatureSpecification, Form, InformationKind, Online, Penalty, Prior, Specification,
-    Strength, Validation,
+    Strength, Validation, usual_rounds,
 };
 pub use state::State;
 pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Selection, TargetRecord, ValidationRecord};

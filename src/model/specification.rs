@@ -83,11 +83,17 @@ pub enum Estimator {
     Huber {
         /// In units of the scale of the residuals.
         threshold: f64,
+        /// Rounds of reweighting at the most.
+        #[serde(default = "usual_rounds")]
+        rounds: u64,
     },
     /// Tukey's bisquare M-estimator.
     Bisquare {
         /// In units of the scale of the residuals.
         threshold: f64,
+        /// Rounds of reweighting at the most.
+        #[serde(default = "usual_rounds")]
+        rounds: u64,
     },
     /// Least squares with coefficients that are not negative, or within bounds.
     Nnls {
@@ -123,6 +129,12 @@ pub enum Estimator {
         /// Whether the components are found by random directions, without the p×p matrix.
         sketch: bool,
     },
+}
+
+/// Rounds of a robust estimator when nothing is said of them, as in versions from before they could be asked for.
+#[must_use]
+pub fn usual_rounds() -> u64 {
+    50
 }
 
 impl Estimator {
