@@ -68,7 +68,7 @@ pub struct RowDiagnostics {
 pub struct RowFigures {
     /// y − ŷ.
     pub residual: Vec<f64>,
-    /// Internally studentised residual; of a robust fit, r/σ.
+    /// Internally studentised residual; of a robust fit, r/σ, which is not finite where σ is 0.
     pub standardised: Vec<f64>,
     /// Externally studentised residual: Student's t with ν − 1 degrees of freedom.
     pub studentised: Vec<f64>,
@@ -123,7 +123,7 @@ pub struct Diagnostics {
     pub decisive: u64,
     /// Of the rows asked for, in the order of the source; none of a robust fit.
     pub effects: Vec<Effects>,
-    /// Rows of the smallest weight in a robust fit, smallest first: those of the largest |r/σ|. None for other fits.
+    /// Rows of the smallest weight in a robust fit, smallest first: those of the largest |r|. None for other fits.
     pub weights: Vec<Outstanding>,
 }
 
@@ -242,7 +242,7 @@ pub fn diagnose_robust(
     let mut rows = RowDiagnostics { responses: vec![RowFigures::default()], ..RowDiagnostics::default() };
     let (mut chunk, mut kept, mut decisive) = (Chunk::default(), Vec::new(), 0);
     let (mut leverages, mut wildest) = (Top::new(questions.outstanding), Top::new(questions.outstanding));
-    robust.pass(source, &mut |block, factors, weights| {
+    robust.pass(source, |block, factors, weights| {
         rows.first += rows.leverage.len() as u64;
         rows.clear();
         let figures = &mut rows.responses[0];
@@ -261,7 +261,8 @@ pub fn diagnose_robust(
         for index in (0..block.rows()).filter(|index| takes_part(block, *index)) {
             let row = rows.first + index as u64;
             leverages.offer(row, rows.leverage[index]);
-            wildest.offer(row, figures.standardised[index]);
+            // Not by r/σ: σ may be 0.
+            wildest.offer(row, figures.residual[index]);
         }
         visit(&rows)
     })?;

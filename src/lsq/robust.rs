@@ -131,7 +131,7 @@ impl RobustFit {
     pub(super) fn pass(
         &self,
         source: &mut dyn RowSource,
-        visit: &mut dyn FnMut(&Block<'_>, &[f64], &[f64]) -> Result<(), Error>,
+        mut visit: impl FnMut(&Block<'_>, &[f64], &[f64]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let (mut first, mut product) = (0, Vec::new());
         source.pass(&mut |block| {

@@ -340,3 +340,17 @@ pub struct Specification {
     /// Equations that the coefficients must satisfy.
     pub constraints: Vec<Constraint>,
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::Estimator;
+
+    #[test]
+    fn a_robust_estimator_stored_without_rounds_had_fifty() {
+        let read = |text| serde_json::from_str::<Estimator>(text).unwrap();
+        assert_eq!(read(r#"{"kind":"huber","threshold":1.345}"#), Estimator::Huber { threshold: 1.345, rounds: 50 });
+        assert_eq!(read(r#"{"kind":"bisquare","threshold":4.685,"rounds":7}"#), Estimator::Bisquare { threshold: 4.685, rounds: 7 });
+    }
+}

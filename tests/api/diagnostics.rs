@@ -108,7 +108,7 @@ async fn effects_of_rows_on_coefficients_are_those_of_statsmodels() {
     server.table("stack", STACK_LOSS).await;
     server.fit("m", json!({"dataset": "stack", "target": "loss"})).await;
     let page = diagnosed(&server, "m").await;
-    // OLSInfluence(OLS(loss, [1, air, water, acid]).fit()).dfbetas and .dffits of statsmodels 0.14.
+    // OLSInfluence(OLS(loss, [1, air, water, acid]).fit()).dfbetas and .dffits of statsmodels 0.15.
     let expected: [(usize, [f64; 5]); 3] = [
         (1, [-0.08511854274750782, 0.4002336262620948, 0.10331686343867062, -0.20967315935648387, 0.7947205126436564]),
         (4, [-0.12178092697995685, -0.41494873321805353, 0.6187948469548032, 0.027112936580214443, 0.7878844455896705]),
@@ -143,7 +143,7 @@ async fn effects_of_rows_on_coefficients_are_those_of_statsmodels() {
 async fn a_robust_fit_says_what_it_left_of_each_row() {
     let server = Server::start().await;
     server.table("stack", STACK_LOSS).await;
-    // RLM(loss, [1, air, water, acid], M=HuberT(1.345) or TukeyBiweight(4.685)).fit(tol=1e-13) of statsmodels 0.14: weights, resid, sresid;
+    // RLM(loss, [1, air, water, acid], M=HuberT(1.345) or TukeyBiweight(4.685)).fit(tol=1e-13) of statsmodels 0.15: weights, resid, sresid;
     // and the hat matrix of WLS with those weights.
     type Expected = (&'static str, f64, [(usize, [f64; 4]); 4]);
     let expected: [Expected; 2] = [
