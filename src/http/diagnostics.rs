@@ -82,7 +82,7 @@ fn view(found: &Findings) -> Value {
         "model": found.version.model, "version": found.version.number, "rows": found.rows, "decisive": found.diagnostics.decisive,
         "leverages": outstanding(&found.diagnostics.leverages), "targets": targets, "items": items, "next": next,
     });
-    if !rows.weight.is_empty() {
+    if document.estimator.is_robust() {
         view["weights"] = json!(outstanding(&found.diagnostics.weights));
     }
     view

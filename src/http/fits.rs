@@ -128,7 +128,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
     if !constraints.is_empty() && covariance != Covariance::Classical {
         fields.fault("covariance", "with `constraints` the covariance is `classical`");
     }
-    if matches!(estimator, Estimator::Huber { .. } | Estimator::Bisquare { .. }) {
+    if estimator.is_robust() {
         if covariance != Covariance::Classical {
             fields.fault("covariance", "a robust estimator has a covariance of its own");
         }

@@ -144,6 +144,12 @@ impl Estimator {
         matches!(self, Self::Ols | Self::Ridge { .. })
     }
 
+    /// Whether it weighs rows by their residuals.
+    #[must_use]
+    pub fn is_robust(&self) -> bool {
+        matches!(self, Self::Huber { .. } | Self::Bisquare { .. })
+    }
+
     /// Whether it takes a pretrained model to start from.
     #[must_use]
     pub fn takes_prior(&self) -> bool {

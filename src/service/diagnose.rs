@@ -11,7 +11,7 @@ use super::estimate::{self, Refit};
 use super::jobs::Running;
 use super::{Service, source};
 use crate::lsq;
-use crate::model::{Document, Estimator, Strength};
+use crate::model::{Document, Strength};
 
 /// Which rows' own figures are wanted beside those of the whole.
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +40,12 @@ impl Wanted {
 fn check(document: &Document) -> Result<(), ServiceError> {
     let known = match (&document.estimator, &document.prior) {
         _ if !document.constraints.is_empty() => false,
-        (Estimator::Huber { .. } | Estimator::Bisquare { .. }, _) => true,
         (_, Some(prior)) if matches!(prior.strength, Strength::Information { .. }) => {
             return Err(ServiceError::Conflict(
                 "this version holds the information of the model it began from, whose rows are not at hand; diagnostics need every row",
             ));
         }
-        (estimator, _) => estimator.is_linear_in_the_response(),
+        (estimator, _) => estimator.is_linear_in_the_response() || estimator.is_robust(),
     };
     if known {
         Ok(())
@@ -74,7 +73,7 @@ pub struct Findings {
 pub const LEVELS: [f64; 7] = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
 
 impl Service {
-    /// Leverages, residuals and influence of the rows that a version was fitted on.
+    /// Leverages, residuals, influence and robust weights of the rows that a version was fitted on.
     ///
     /// # Errors
     /// There is no such version; its dataset is gone or has changed; its estimator has no such figures.

@@ -182,6 +182,9 @@ async fn a_robust_fit_says_what_it_left_of_each_row() {
         }
         assert_eq!([&page["weights"][0]["row"], &page["weights"][1]["row"]], [21, 4]);
         assert_eq!(page["weights"][0]["value"], page["items"][20]["weight"]);
+        // Past the last row the figures of the whole are the same.
+        let past = server.get(format!("/v1/models/{kind}/versions/1/diagnostics?after=21")).expect(200).await.json();
+        assert_eq!((&past["weights"], &past["items"], &past["targets"]), (&page["weights"], &json!([]), &page["targets"]));
         let total: f64 = page["items"].as_array().unwrap().iter().map(|item| item["leverage"].as_f64().unwrap()).sum();
         assert!((total - 4.0).abs() < 1e-10, "{total}");
         assert!(page["targets"][0]["press"].is_null() && page["targets"][0]["cooks_distances"].as_array().unwrap().is_empty());
