@@ -15,7 +15,7 @@ use crate::frame::Fault;
 use crate::lsq::Solver;
 use crate::model::{
     Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
-    Online, Penalty, Prior, Retention, Specification, Strength, Validation,
+    Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,
 };
 use crate::service::JobState;
 
@@ -128,7 +128,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
     if !constraints.is_empty() && covariance != Covariance::Classical {
         fields.fault("covariance", "with `constraints` the covariance is `classical`");
     }
-    if matches!(estimator, Estimator::Huber { .. } | Estimator::Bisquare { .. }) {
+    if estimator.is_robust() {
         if covariance != Covariance::Classical {
             fields.fault("covariance", "a robust estimator has a covariance of its own");
         }
@@ -357,8 +357,8 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
                 positive: fields.boolean("positive").unwrap_or(false),
             }
         }
-        "huber" => Estimator::Huber { threshold: fields.positive("threshold", 1.345) },
-        "bisquare" => Estimator::Bisquare { threshold: fields.positive("threshold", 4.685) },
+        "huber" => Estimator::Huber { threshold: fields.positive("threshold", 1.345), rounds: rounds(&mut fields) },
+        "bisquare" => Estimator::Bisquare { threshold: fields.positive("threshold", 4.685), rounds: rounds(&mut fields) },
         "nnls" => {
             let lower = fields.numbers("lower");
             let upper = fields.numbers("upper");
@@ -404,6 +404,11 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
     };
     faults.extend(fields.into_faults());
     estimator
+}
+
+/// Rounds of a robust estimator at the most.
+fn rounds(fields: &mut Fields) -> u64 {
+    fields.whole("rounds", 1, 10_000).unwrap_or_else(usual_rounds)
 }
 
 /// A number of at least 0, or `auto`.

@@ -65,7 +65,9 @@ mod whitened;
 
 pub use constrained::{ConstrainedFit, Constraints, constrained};
 pub use covariance::{Covariance, covariance};
-pub use diagnostics::{Diagnostics, Effects, Outstanding, Questions, ResponseDiagnostics, RowDiagnostics, RowFigures, Test, diagnose};
+pub use diagnostics::{
+    Diagnostics, Effects, Outstanding, Questions, ResponseDiagnostics, RowDiagnostics, RowFigures, Test, diagnose, diagnose_robust,
+};
 pub use elastic_net::{ElasticNet, ElasticNetFit, ElasticPenalty, PathPoint, elastic_net};
 pub use error::Error;
 pub use gradient::{Epoch, Gradient, GradientFit, LearningRate, Momentum, gradient};

@@ -14,7 +14,7 @@ mod window;
 pub use prediction::{Answer, IntervalKind, Question};
 pub use specification::{
     Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
-    Online, Penalty, Prior, Retention, Specification, Strength, Validation,
+    Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,
 };
 pub use state::{Memory, State};
 pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Refit, Selection, TargetRecord, ValidationRecord};

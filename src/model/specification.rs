@@ -83,11 +83,17 @@ pub enum Estimator {
     Huber {
         /// In units of the scale of the residuals.
         threshold: f64,
+        /// Rounds of reweighting at the most.
+        #[serde(default = "usual_rounds")]
+        rounds: u64,
     },
     /// Tukey's bisquare M-estimator.
     Bisquare {
         /// In units of the scale of the residuals.
         threshold: f64,
+        /// Rounds of reweighting at the most.
+        #[serde(default = "usual_rounds")]
+        rounds: u64,
     },
     /// Least squares with coefficients that are not negative, or within bounds.
     Nnls {
@@ -125,11 +131,23 @@ pub enum Estimator {
     },
 }
 
+/// Rounds of a robust estimator when nothing is said of them, as in versions from before they could be asked for.
+#[must_use]
+pub fn usual_rounds() -> u64 {
+    50
+}
+
 impl Estimator {
     /// Whether its fitted values are a linear map of the response, with leverages and all that follows from them.
     #[must_use]
     pub fn is_linear_in_the_response(&self) -> bool {
         matches!(self, Self::Ols | Self::Ridge { .. })
+    }
+
+    /// Whether it weighs rows by their residuals.
+    #[must_use]
+    pub fn is_robust(&self) -> bool {
+        matches!(self, Self::Huber { .. } | Self::Bisquare { .. })
     }
 
     /// Whether it takes a pretrained model to start from.
@@ -413,4 +431,18 @@ pub struct Specification {
     pub covariance: Covariance,
     /// Equations that the coefficients must satisfy.
     pub constraints: Vec<Constraint>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::Estimator;
+
+    #[test]
+    fn a_robust_estimator_stored_without_rounds_had_fifty() {
+        let read = |text| serde_json::from_str::<Estimator>(text).unwrap();
+        assert_eq!(read(r#"{"kind":"huber","threshold":1.345}"#), Estimator::Huber { threshold: 1.345, rounds: 50 });
+        assert_eq!(read(r#"{"kind":"bisquare","threshold":4.685,"rounds":7}"#), Estimator::Bisquare { threshold: 4.685, rounds: 7 });
+    }
 }

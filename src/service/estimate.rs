@@ -17,7 +17,7 @@ use crate::frame::Fault;
 use crate::lsq::{self, RowSource};
 use crate::model::version::finite;
 use crate::model::{
-    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Memory, Moved, Online, PathRecord, Penalty, Selection,
+    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Memory, Moved, Online, PathRecord, Penalty, Prior, Selection,
     Specification, State, Strength, Validation, ValidationRecord,
 };
 
@@ -146,14 +146,36 @@ pub(super) fn compute(
     Ok((document, state))
 }
 
-/// The fit of ordinary, weighted or ridge least squares that a stored version came from.
-pub(super) fn again(source: &mut Source<'_>, document: &Document) -> Result<lsq::Fit, lsq::Error> {
-    let penalty = match document.estimator {
-        Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. } => penalty,
+/// A fit that was made again.
+pub(super) enum Refit {
+    /// Linear in the response.
+    Linear(lsq::Fit),
+    /// By an M-estimator.
+    Robust(lsq::RobustFit),
+}
+
+/// The fit that a stored version came from: of least squares, weighted, ridge, or around a prior, or a robust one.
+pub(super) fn again(source: &mut Source<'_>, document: &Document) -> Result<Refit, lsq::Error> {
+    if let Some(asked) = robustness(&document.estimator, document.intercept) {
+        return lsq::robust(source, &asked).map(Refit::Robust);
+    }
+    let penalty = match (&document.estimator, &document.prior) {
+        (Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. }, _) | (_, Some(Prior { strength: Strength::Number(penalty), .. })) => {
+            *penalty
+        }
         _ => 0.0,
     };
+    // The pretrained model may have learnt since, or be gone: its coefficients of that time stand in the version's own record.
+    let prior = document.prior.as_ref().map(|_| started_from(document, source.predictors()));
     let solver = lsq::Solver::parse(&document.solver).unwrap_or_default();
-    lsq::fit(source, &lsq::Specification { intercept: document.intercept, penalty, solver, ..lsq::Specification::default() })
+    let asked = lsq::Specification { intercept: document.intercept, penalty, solver, prior: prior.as_ref().map(Mat::as_ref) };
+    lsq::fit(source, &asked).map(Refit::Linear)
+}
+
+/// The slopes that a prior pulled towards, p×q.
+fn started_from(document: &Document, predictors: usize) -> Mat<f64> {
+    let from: Vec<f64> = document.moved.iter().map(|moved| moved.from.unwrap_or(0.0)).collect();
+    Mat::from_fn(predictors, document.target.len(), |row, column| from.get(column * predictors + row).copied().unwrap_or(0.0))
 }
 
 /// Bounds and constraints speak of design columns, which are known only now.
@@ -314,8 +336,7 @@ fn estimate(
             estimated.0.estimator = Estimator::ElasticNet { penalty, l1_ratio: *l1_ratio, choice: *choice, positive: *positive };
             Ok(estimated.0)
         }
-        Estimator::Huber { threshold } => robust(source, intercept, lsq::Loss::Huber { threshold: *threshold }, specification),
-        Estimator::Bisquare { threshold } => robust(source, intercept, lsq::Loss::Bisquare { threshold: *threshold }, specification),
+        Estimator::Huber { .. } | Estimator::Bisquare { .. } => robust(source, specification),
         Estimator::Nnls { lower, upper } => {
             let bound = |bounds: &BTreeMap<String, f64>, otherwise: f64| {
                 names.iter().map(|name| bounds.get(name).copied().unwrap_or(otherwise)).collect()
@@ -486,8 +507,20 @@ fn elastic_net(
     Ok((Estimated { fit, estimator: Estimator::Ols, selection, descent: None, warnings }, found.penalty))
 }
 
-fn robust(source: &mut dyn RowSource, intercept: bool, loss: lsq::Loss, specification: &Specification) -> Result<Estimated, lsq::Error> {
-    let found = lsq::robust(source, &lsq::Robust { loss, intercept, ..lsq::Robust::default() })?;
+/// What is asked of a robust fit; `None` for other estimators.
+fn robustness(estimator: &Estimator, intercept: bool) -> Option<lsq::Robust> {
+    let (loss, rounds) = match *estimator {
+        Estimator::Huber { threshold, rounds } => (lsq::Loss::Huber { threshold }, rounds),
+        Estimator::Bisquare { threshold, rounds } => (lsq::Loss::Bisquare { threshold }, rounds),
+        _ => return None,
+    };
+    Some(lsq::Robust { loss, intercept, rounds: usize::try_from(rounds).unwrap_or(usize::MAX), ..lsq::Robust::default() })
+}
+
+fn robust(source: &mut dyn RowSource, specification: &Specification) -> Result<Estimated, lsq::Error> {
+    let asked =
+        robustness(&specification.estimator, specification.intercept).ok_or(lsq::Error::Solver("this estimator is not a robust one"))?;
+    let found = lsq::robust(source, &asked)?;
     let mut warnings = Vec::new();
     if !found.converged {
         warnings.push(format!("the reweighting had not settled after {} rounds", found.rounds));
