@@ -35,7 +35,7 @@ smoke:
 # Compare the server's figures with those of scikit-learn, SciPy and statsmodels; arguments pick some: `just compare ridge lasso`
 compare *arguments:
     cargo build --release --locked
-    .ci/compare "${CARGO_TARGET_DIR:-target}/release/lsqd" {{ arguments }}
+    .ci/python compare "${CARGO_TARGET_DIR:-target}/release/lsqd" {{ arguments }}
 
 # Look for known vulnerabilities in the dependencies; needs the advisory database from GitHub
 advisories:

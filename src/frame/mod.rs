@@ -14,6 +14,7 @@ pub mod rows;
 mod scan;
 mod schema;
 mod summary;
+pub mod tensor;
 pub mod write;
 
 pub use fault::{Fault, Faults};

@@ -145,12 +145,12 @@ enum Cell<'a> {
 }
 
 /// What is wrong with a cell, in words; never the value.
-type Refusal = &'static str;
+pub(super) type Refusal = &'static str;
 
-const MISSING: Refusal = "is missing";
-const NO_NUMBER: Refusal = "is not a number";
-const NOT_FINITE: Refusal = "is not a finite number";
-const NO_BOOLEAN: Refusal = "is not true or false";
+pub(super) const MISSING: Refusal = "is missing";
+pub(super) const NO_NUMBER: Refusal = "is not a number";
+pub(super) const NOT_FINITE: Refusal = "is not a finite number";
+pub(super) const NO_BOOLEAN: Refusal = "is not true or false";
 const NO_TEXT: Refusal = "is not text";
 const NESTED: Refusal = "is an array or an object, not one value";
 const UNSEEN: Refusal = "this category was not seen in training";
@@ -440,44 +440,6 @@ impl<'s, 'r> Intake<'s, 'r> {
         }
     }
 
-    /// The value of a cell of CSV.
-    fn value_of_text(&self, place: usize, text: &[u8]) -> Result<f64, Refusal> {
-        let input = &self.schema.inputs()[place];
-        match &input.kind {
-            InputKind::Number | InputKind::Integer => {
-                let text = text.trim_ascii();
-                match fast_float2::parse::<f64, _>(text) {
-                    Ok(value) if value.is_finite() => Ok(value),
-                    _ if is_missing(text) => missing(input.required),
-                    Ok(value) if value.is_infinite() => Err(NOT_FINITE),
-                    _ => Err(NO_NUMBER),
-                }
-            }
-            InputKind::Boolean => match text.trim_ascii() {
-                b"1" => Ok(1.0),
-                b"0" => Ok(0.0),
-                word if word.eq_ignore_ascii_case(b"true") => Ok(1.0),
-                word if word.eq_ignore_ascii_case(b"false") => Ok(0.0),
-                word if is_missing(word) => missing(input.required),
-                _ => Err(NO_BOOLEAN),
-            },
-            InputKind::Category { levels, unseen } => {
-                let text = std::str::from_utf8(text).map_err(|_| NO_UTF8)?;
-                let other = || match self.schema.spelling(place) {
-                    Spelling::Text => None,
-                    Spelling::Booleans => levels.get(&text.trim().to_ascii_lowercase()),
-                    Spelling::Integers => levels.get(&text.trim().parse::<i64>().ok()?.to_string()),
-                };
-                // A level that is spelt like a missing cell is a level.
-                match levels.get(text).or_else(other) {
-                    Some(level) => Ok(f64::from(*level)),
-                    None if is_missing(text.as_bytes()) => missing(input.required),
-                    None => unseen_level(*unseen),
-                }
-            }
-        }
-    }
-
     /// The target of the column at `position` (from 0) of a header, which stands at `words`; a name that is not known or stands twice is
     /// a fault.
     fn column(&mut self, target: Option<Target>, name: &str, position: usize, words: impl Fn(usize) -> String) -> Result<Target, Stop> {
@@ -511,12 +473,52 @@ impl<'s, 'r> Intake<'s, 'r> {
     }
 }
 
+impl InputSchema {
+    /// The value of a cell that is text, whatever the column holds: a cell of CSV, an element of a tensor of texts.
+    pub(super) fn value_of_text(&self, place: usize, text: &[u8]) -> Result<f64, Refusal> {
+        let input = &self.inputs()[place];
+        match &input.kind {
+            InputKind::Number | InputKind::Integer => {
+                let text = text.trim_ascii();
+                match fast_float2::parse::<f64, _>(text) {
+                    Ok(value) if value.is_finite() => Ok(value),
+                    _ if is_missing(text) => missing(input.required),
+                    Ok(value) if value.is_infinite() => Err(NOT_FINITE),
+                    _ => Err(NO_NUMBER),
+                }
+            }
+            InputKind::Boolean => match text.trim_ascii() {
+                b"1" => Ok(1.0),
+                b"0" => Ok(0.0),
+                word if word.eq_ignore_ascii_case(b"true") => Ok(1.0),
+                word if word.eq_ignore_ascii_case(b"false") => Ok(0.0),
+                word if is_missing(word) => missing(input.required),
+                _ => Err(NO_BOOLEAN),
+            },
+            InputKind::Category { levels, unseen } => {
+                let text = std::str::from_utf8(text).map_err(|_| NO_UTF8)?;
+                let other = || match self.spelling(place) {
+                    Spelling::Text => None,
+                    Spelling::Booleans => levels.get(&text.trim().to_ascii_lowercase()),
+                    Spelling::Integers => levels.get(&text.trim().parse::<i64>().ok()?.to_string()),
+                };
+                // A level that is spelt like a missing cell is a level.
+                match levels.get(text).or_else(other) {
+                    Some(level) => Ok(f64::from(*level)),
+                    None if is_missing(text.as_bytes()) => missing(input.required),
+                    None => unseen_level(*unseen),
+                }
+            }
+        }
+    }
+}
+
 fn syntax(detail: String) -> ParseError {
     ParseError::Syntax(Fault { pointer: String::new(), detail })
 }
 
 /// A name as a part of a JSON pointer (RFC 6901).
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
@@ -526,7 +528,7 @@ fn repeatable(text: &str) -> bool {
     text.len() <= LONGEST || (text.len() <= 4 * LONGEST && text.chars().count() <= LONGEST)
 }
 
-fn missing(required: bool) -> Result<f64, Refusal> {
+pub(super) fn missing(required: bool) -> Result<f64, Refusal> {
     if required { Err(MISSING) } else { Ok(f64::NAN) }
 }
 
@@ -1072,7 +1074,7 @@ fn field(intake: &mut Intake<'_, '_>, records: &mut Records<'_>, target: Target,
         return Ok(after);
     }
     match target {
-        Target::Input(place) => match intake.value_of_text(place, text) {
+        Target::Input(place) => match intake.schema.value_of_text(place, text) {
             Ok(value) => intake.rows.values[intake.start + place] = value,
             Err(refusal) => intake.refuse_target(target, position, refusal)?,
         },

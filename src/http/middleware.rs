@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -34,7 +34,10 @@ pub(super) async fn around(State(app): State<App>, request: Request, next: Next)
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     // Before the models are loaded, "no such model" would be a lie.
-    let mut response = if request.uri().path().starts_with("/v1/") && !app.service.is_ready() {
+    let encoded = request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+    let mut response = if encoded {
+        ApiError::new(Code::UnsupportedMediaType, "a body comes as it is, or packed by gzip, deflate or zstd").into_response()
+    } else if ["/v1/", "/v2/models"].iter().any(|path| request.uri().path().starts_with(path)) && !app.service.is_ready() {
         ApiError::new(Code::Unavailable, "the server is starting or stopping; try again in a moment").into_response()
     } else {
         next.run(request).await

@@ -8,6 +8,7 @@ mod diagnostics;
 mod error;
 mod extract;
 mod fits;
+mod inference;
 mod jobs;
 mod middleware;
 mod models;
@@ -22,6 +23,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::MethodFilter;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate as _};
+use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::service::Service;
 
@@ -78,6 +82,15 @@ routes! {
     DELETE "/v1/models/{name}/updates/by-id/{id}"   => online::erase_event,
     GET    "/v1/models/{name}/online"               => online::show,
     GET    "/v1/models/{name}/events"               => online::events,
+    GET    "/v2"                                    => inference::server,
+    GET    "/v2/health/live"                        => inference::live,
+    GET    "/v2/health/ready"                       => inference::ready,
+    GET    "/v2/models/{name}"                      => inference::model,
+    GET    "/v2/models/{name}/ready"                => inference::model_ready,
+    POST   "/v2/models/{name}/infer"                => inference::infer,
+    GET    "/v2/models/{name}/versions/{version}"   => inference::version,
+    GET    "/v2/models/{name}/versions/{version}/ready" => inference::version_ready,
+    POST   "/v2/models/{name}/versions/{version}/infer" => inference::infer_version,
     GET    "/livez"                                 => operations::live,
     GET    "/readyz"                                => operations::ready,
     GET    "/metrics"                               => operations::metrics,
@@ -93,5 +106,8 @@ pub fn router(app: App) -> Router {
         .with_state(app.clone())
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::from_panic))
         .layer(axum::middleware::from_fn_with_state(app, middleware::around))
+        // Outside: errors are packed too, and what comes in is unpacked before anybody counts its bytes. An encoding that is not known stays.
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(NotForContentType::const_new("application/x-ndjson"))))
         .layer(axum::extract::DefaultBodyLimit::disable())
 }

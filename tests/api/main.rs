@@ -10,6 +10,7 @@ mod diagnostics;
 mod estimators;
 mod fits;
 mod hostile;
+mod inference;
 mod online;
 mod operations;
 mod predict;

@@ -84,7 +84,7 @@ async fn a_window_is_the_fit_of_its_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prequential_figures_are_those_of_the_replies() {
-    let server = Server::start().await;
+    let mut server = Server::start().await;
     let rows = plane(1500, 10_000, 5);
     fitted(&server, "m", &rows[..50], json!({})).await;
     let (mut errors, mut observed) = (Vec::new(), Vec::new());
@@ -93,6 +93,8 @@ async fn prequential_figures_are_those_of_the_replies() {
         observed.extend(chunk.iter().map(|row| row[2]));
     }
     let figures = online(&server, "m").await;
+    server.restart().await;
+    assert_eq!(online(&server, "m").await, figures, "the same bits when the log is replayed");
     let check = |figures: &Value, errors: &[f64], observed: &[f64]| {
         let n = errors.len() as f64;
         let mean = observed.iter().sum::<f64>() / n;
