@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::ServiceError;
 use super::learn::{self, UpdateRequest};
+use crate::planted::{self, Bug};
 use crate::store::{self, Connection, StoreError};
 use crate::telemetry;
 
@@ -187,6 +188,13 @@ async fn commit_group(
             return Err(error);
         }
     };
+    let mut learnt = Some(learnt);
+    if planted::has(Bug::ReplyBeforeCommit)
+        && let Some(learnt) = learnt.take()
+    {
+        learnt.settle(updates.drain(..));
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     if let Err(error) = store::commit(connection).await {
         let _ = store::rollback(connection).await;
         return Err(error.into());
@@ -195,7 +203,9 @@ async fn commit_group(
     for (operation, outcome) in operations.drain(..).zip(outcomes) {
         operation.settle(outcome);
     }
-    learnt.settle(updates.drain(..));
+    if let Some(learnt) = learnt {
+        learnt.settle(updates.drain(..));
+    }
     Ok(())
 }
 
