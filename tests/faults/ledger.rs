@@ -65,6 +65,11 @@ impl Ledger {
         self.facts.len()
     }
 
+    /// Whether the first version of a model has to be there.
+    pub(crate) fn has_version(&self, model: &str) -> bool {
+        self.facts.contains(&Fact::Version { model: model.to_owned(), version: 1 })
+    }
+
     /// Whether the database is whole and says all of it.
     ///
     /// # Errors
