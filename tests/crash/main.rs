@@ -2,9 +2,9 @@
 //!
 //! - [`rounds`]: after a kill, the log is dense, holds every acknowledged row at the sequence that was answered, and replays to the same
 //!   bits each time, the same bits as the same rows give on a server that was never killed. Rows that were on their way may have landed or
-//!   not. A thousand kills: `LSQD_CRASH_ROUNDS=1000 cargo test --release --test crash random_moments -- --nocapture`.
+//!   not. A thousand kills: `LSQD_CRASH_ROUNDS=1000 cargo test --test crash random_moments -- --nocapture`.
 //! - [`repeats`]: what is sent again has one effect and one reply. A hundred thousand operations:
-//!   `LSQD_CRASH_OPERATIONS=100000 cargo test --release --test crash repeated_requests -- --nocapture`.
+//!   `LSQD_CRASH_OPERATIONS=100000 cargo test --test crash repeated_requests -- --nocapture`.
 //!
 //! A disk that fails and a power that is cut are in `tests/faults`. What is promised and how it is shown: `docs/reliability.md`.
 

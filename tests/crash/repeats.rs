@@ -1,6 +1,6 @@
 //! Requests that may be sent again are, one to five times, with kills between: each has one effect and one reply.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,74 +16,125 @@ const OPERATIONS: u64 = 600;
 const WRITERS: u64 = 8;
 const MODELS: [&str; 3] = ["a", "b", "c"];
 
-/// A row that is to be learnt once.
+/// Something that is to be done once.
 struct Operation {
-    model: &'static str,
-    cells: [f64; 3],
+    kind: Kind,
+    path: String,
     body: String,
     key: Option<String>,
     /// Replies that are still to be asked for.
     left: u32,
-    answer: Option<Vec<u8>>,
+    answer: Option<(u16, Vec<u8>)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// A row with an `_id` for a model.
+    Event,
+    /// A row for a model, the request with a key.
+    Keyed,
+    /// A row for the dataset, with a key.
+    Append,
+    /// A fit, with a key.
+    Fit,
 }
 
 impl Operation {
-    fn new(number: u64, random: &mut StdRng) -> Self {
+    fn new(number: u64, random: &mut StdRng, expected: &mut Expected) -> Self {
+        let kind = match random.random_range(0..128) {
+            0 => Kind::Fit,
+            1..=16 => Kind::Append,
+            17..=72 => Kind::Keyed,
+            _ => Kind::Event,
+        };
         let cells = cells(0, number);
-        let mut row = row(cells);
-        // One half says with the row that it is one event, the other with the request that it is one request.
-        let key = (number / WRITERS).is_multiple_of(2).then(|| format!("k{number}"));
-        if key.is_none() {
-            row["_id"] = json!(format!("e{number}"));
-        }
-        let model = MODELS[random.random_range(0..MODELS.len())];
-        Self { model, cells, body: json!({"rows": [row]}).to_string(), key, left: random.random_range(1..=5), answer: None }
+        let (path, body) = match kind {
+            Kind::Event | Kind::Keyed => {
+                let model = MODELS[random.random_range(0..MODELS.len())];
+                expected.rows.entry(model).or_default().push(cells.map(f64::to_bits));
+                let mut row = row(cells);
+                if kind == Kind::Event {
+                    row["_id"] = json!(format!("e{number}"));
+                }
+                (format!("/v1/models/{model}/updates"), json!({"rows": [row]}).to_string())
+            }
+            Kind::Append => {
+                expected.appended += 1;
+                ("/v1/datasets/log/rows".to_owned(), format!("n\n{number}\n"))
+            }
+            Kind::Fit => ("/v1/models/fitted/fits".to_owned(), json!({"dataset": "t", "target": "y"}).to_string()),
+        };
+        let key = (kind != Kind::Event).then(|| format!("k{number}"));
+        Self { kind, path, body, key, left: random.random_range(1..=5), answer: None }
     }
 
-    /// Takes a reply in.
-    fn answered(&mut self, reply: Vec<u8>) -> Result<(), String> {
+    /// Takes a reply in; whether it was one, and the operation is not to be sent again at once.
+    fn answered(&mut self, status: u16, reply: &[u8]) -> Result<bool, String> {
+        let value: Value = serde_json::from_slice(reply).unwrap_or_default();
+        match (status, self.kind) {
+            // A job that runs is no end; one that a kill has cut is, and stays so.
+            (202, Kind::Fit) => return Ok(false),
+            (503, Kind::Fit) if value["code"] == "interrupted" => {}
+            (503, _) => return Ok(false),
+            (200 | 201, _) => {}
+            _ => return Err(format!("{} {} -> {status}: {}", self.path, self.body, String::from_utf8_lossy(reply))),
+        }
         self.left -= 1;
-        let Some(first) = &self.answer else {
-            self.answer = Some(reply);
-            return Ok(());
+        let Some((first_status, first)) = &self.answer else {
+            self.answer = Some((status, reply.to_vec()));
+            return Ok(true);
         };
-        let told = |what: &str| Err(format!("{what}: {} then {}", String::from_utf8_lossy(first), String::from_utf8_lossy(&reply)));
-        if self.key.is_some() {
-            return if *first == reply { Ok(()) } else { told("one key, two replies") };
-        }
-        let (before, now): (Value, Value) = (serde_json::from_slice(first).unwrap(), serde_json::from_slice(&reply).unwrap());
-        if now["accepted"] != 0 {
-            return told("one event, learnt from twice");
-        }
-        // The sequence is that of the moment.
-        let same = ["model", "version", "predictions", "errors"].into_iter().all(|member| before[member] == now[member]);
-        if same { Ok(()) } else { told("one event, two replies") }
+        let before: Value = serde_json::from_slice(first).unwrap_or_default();
+        let same = |members: &[&str]| *first_status == status && members.iter().all(|member| before[*member] == value[*member]);
+        let fault = match self.kind {
+            Kind::Event if value["accepted"] != 0 => "one event, learnt from twice",
+            // The sequence is that of the moment.
+            Kind::Event if !same(&["model", "version", "predictions", "errors"]) => "one event, two replies",
+            // So are the aliases of a version, and each reply has a request of its own.
+            Kind::Fit if !same(&["version", "coefficients", "created_at", "code"]) => "one key, two fits",
+            Kind::Keyed | Kind::Append if *first != reply => "one key, two replies",
+            _ => return Ok(true),
+        };
+        Err(format!("{fault}: {} then {}", String::from_utf8_lossy(first), String::from_utf8_lossy(reply)))
     }
 }
 
-/// Carries out the operations of one writer, wherever the server is at the moment. Returns requests that were sent.
-async fn carry_out(operations: VecDeque<Operation>, mut server: watch::Receiver<Option<String>>, seed: u64) -> Result<u64, String> {
+/// What must be there in the end.
+#[derive(Default)]
+struct Expected {
+    rows: HashMap<&'static str, Vec<[u64; 3]>>,
+    appended: u64,
+}
+
+/// Carries out the operations of one writer, wherever the server is at the moment. Returns the requests that were sent and the versions
+/// that were fitted.
+async fn carry_out(
+    operations: VecDeque<Operation>,
+    mut server: watch::Receiver<Option<String>>,
+    seed: u64,
+) -> Result<(u64, BTreeSet<u64>), String> {
     let mut random = StdRng::seed_from_u64(seed);
     let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
     let (mut fresh, mut again, mut sent) = (operations, VecDeque::<Operation>::new(), 0);
+    let mut fitted = BTreeSet::new();
     loop {
         let old = fresh.is_empty() || again.len() > 20 || random.random_bool(0.5);
         let Some(mut operation) = (if old { again.pop_front().or_else(|| fresh.pop_front()) } else { fresh.pop_front() }) else {
-            return Ok(sent);
+            return Ok((sent, fitted));
         };
-        let path = format!("/v1/models/{}/updates", operation.model);
         loop {
             let url = server.wait_for(Option::is_some).await.map_err(|_| "no server comes back")?.clone().unwrap_or_default();
             sent += 1;
-            match send(&client, &url, "POST", &path, operation.key.as_deref(), Some(operation.body.clone())).await {
-                Some((200, reply)) => {
-                    operation.answered(reply)?;
-                    break;
-                }
-                // It was killed while this was on its way: nobody knows, so it is sent again.
-                Some((503, _)) | None => tokio::time::sleep(Duration::from_millis(1)).await,
-                Some((status, problem)) => return Err(format!("{status}: {}", String::from_utf8_lossy(&problem))),
+            match send(&client, &url, "POST", &operation.path, operation.key.as_deref(), Some(operation.body.clone())).await {
+                Some((status, reply)) if operation.answered(status, &reply)? => break,
+                // It is not done yet, or the server was killed while this was on its way and nobody knows: it is sent again.
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
+        }
+        if operation.kind == Kind::Fit
+            && let Some((201, reply)) = &operation.answer
+        {
+            fitted.insert(serde_json::from_slice::<Value>(reply).unwrap()["version"].as_u64().unwrap());
         }
         if operation.left > 0 {
             again.push_back(operation);
@@ -109,24 +160,27 @@ async fn play(operations: u64, planted: Option<&str>) -> Result<Told, String> {
     for model in MODELS {
         server.fit(model).await;
     }
+    server.ask("PUT", "/v1/datasets/log", Some("n\n-1\n".to_owned())).await;
     let (place, watched) = watch::channel(Some(server.url.clone()));
     let mut random = StdRng::seed_from_u64(operations);
     let mut queues: Vec<VecDeque<Operation>> = (0..WRITERS).map(|_| VecDeque::new()).collect();
-    let mut expected: HashMap<&str, Vec<[u64; 3]>> = HashMap::new();
+    let mut expected = Expected::default();
     for (number, queue) in (0..operations).zip((0..queues.len()).cycle()) {
-        let operation = Operation::new(number, &mut random);
-        expected.entry(operation.model).or_default().push(operation.cells.map(f64::to_bits));
-        queues[queue].push_back(operation);
+        queues[queue].push_back(Operation::new(number, &mut random, &mut expected));
     }
     let mut writers = tokio::task::JoinSet::new();
     for (seed, queue) in (0..).zip(queues) {
         writers.spawn(carry_out(queue, watched.clone(), seed));
     }
-    let (mut sent, mut kills) = (0, 0);
+    let (mut sent, mut kills, mut fitted) = (0, 0, Vec::new());
     while !writers.is_empty() {
         let wait = Duration::from_millis(random.random_range(20..400));
         match tokio::time::timeout(wait, writers.join_next()).await {
-            Ok(Some(done)) => sent += done.unwrap()?,
+            Ok(Some(done)) => {
+                let (requests, versions) = done.unwrap()?;
+                sent += requests;
+                fitted.extend(versions);
+            }
             Ok(None) => break,
             Err(_) => {
                 place.send_replace(None);
@@ -137,13 +191,36 @@ async fn play(operations: u64, planted: Option<&str>) -> Result<Told, String> {
             }
         }
     }
+    let versions = count(&server, "/v1/models/fitted/versions").await;
+    // Two operations cannot have made one version, and no version was made without being told of.
+    fitted.sort_unstable();
+    if fitted.len() as u64 != versions || fitted.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(format!("{versions} versions, but {fitted:?} were fitted"));
+    }
+    let rows = server.ask("GET", "/v1/datasets/log", None).await["rows"].as_u64().unwrap();
+    if rows != expected.appended + 1 {
+        return Err(format!("{} rows were appended to one, there are {rows}", expected.appended));
+    }
     server.kill();
-    check(&database, expected).await?;
+    check(&database, expected.rows).await?;
     Ok(Told { sent, kills })
 }
 
-/// Whether each operation is in the log, once.
-async fn check(database: &Path, expected: HashMap<&str, Vec<[u64; 3]>>) -> Result<(), String> {
+/// How many entries a paged list has.
+async fn count(server: &Server, path: &str) -> u64 {
+    let (mut count, mut after) = (0, String::new());
+    loop {
+        let page = server.ask("GET", &format!("{path}?limit=100{after}"), None).await;
+        count += page["items"].as_array().unwrap().len() as u64;
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return count,
+        }
+    }
+}
+
+/// Whether each row to learn is in the log, once.
+async fn check(database: &Path, expected: HashMap<&'static str, Vec<[u64; 3]>>) -> Result<(), String> {
     for (model, mut expected) in expected {
         let mut found: Vec<[u64; 3]> = log(database, model).await?.iter().map(|row| row.map(f64::to_bits)).collect();
         if found.len() != expected.len() {

@@ -1,9 +1,9 @@
 //! What was acknowledged survives a disk that fails and a power that is cut. The server runs in this process, on a disk that [`disk`] plays.
 //!
 //! - [`each_operation_of_the_disk_may_fail`] fails every operation in turn that a life of the server does on its disk. The quick form takes
-//!   one in so many; `LSQD_FAULT_STRIDE=1 cargo test --release --test faults each_operation -- --nocapture` takes them all.
+//!   one in so many; `LSQD_FAULT_STRIDE=1 cargo test --test faults each_operation -- --nocapture` takes them all.
 //! - [`acknowledged_facts_survive_power_cuts`] cuts the power at random places of a busy life and looks at what may be left. For ten
-//!   thousand images: `LSQD_POWER_CUTS=10000 cargo test --release --test faults power_cuts -- --nocapture`.
+//!   thousand images: `LSQD_POWER_CUTS=10000 cargo test --test faults power_cuts -- --nocapture`.
 //!
 //! Kills of the real process are in `tests/crash`. What is promised and how it is shown: `docs/reliability.md`.
 
