@@ -10,7 +10,6 @@ use super::learn::{Reply, UpdateRequest};
 use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::Faults;
 use crate::frame::rows::Rows;
-use crate::planted::{self, Bug};
 
 /// Rows to learn from, parsed by the version's update schema.
 #[derive(Debug)]
@@ -45,9 +44,8 @@ impl Service {
         let cells = with_weights(&version, &rows)?;
         // The writer may have to load the state; better here than while everybody waits.
         version.state(&self.store).await?;
-        let (events, idempotency) = if planted::has(Bug::NoDeduplication) { (Vec::new(), None) } else { (rows.ids, idempotency) };
         let (reply, answer) = oneshot::channel();
-        self.writer.update(UpdateRequest { version, cells, events, expected_sequence, idempotency, reply }).await?;
+        self.writer.update(UpdateRequest { version, cells, events: rows.ids, expected_sequence, idempotency, reply }).await?;
         answer.await.map_err(|_| ServiceError::Unavailable("the server is stopping"))?
     }
 }

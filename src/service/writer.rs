@@ -105,7 +105,11 @@ impl Writer {
     }
 
     /// Queues an update; its own channel brings the answer.
-    pub(crate) async fn update(&self, request: UpdateRequest) -> Result<(), ServiceError> {
+    pub(crate) async fn update(&self, mut request: UpdateRequest) -> Result<(), ServiceError> {
+        if planted::has(Bug::NoDeduplication) {
+            request.events.clear();
+            request.idempotency = None;
+        }
         self.send(Message::Update(Box::new(request))).await
     }
 
