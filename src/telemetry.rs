@@ -21,6 +21,8 @@ pub const REQUEST_SECONDS: &str = "lsqd_request_seconds";
 pub const CONNECTIONS: &str = "lsqd_connections";
 /// Rows learnt online.
 pub const UPDATES: &str = "lsqd_updates_total";
+/// Drifts found.
+pub const DRIFTS: &str = "lsqd_drifts_total";
 /// Fits that ended, by `state`.
 pub const FITS: &str = "lsqd_fits_total";
 /// Seconds from the acceptance of a fit to its end.
@@ -70,6 +72,7 @@ fn describe() {
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds from a request's header to its response's header, by route");
     describe_gauge!(CONNECTIONS, "Connections that are open");
     describe_counter!(UPDATES, "Rows learnt online");
+    describe_counter!(DRIFTS, "Drifts found in the errors of a-priori predictions");
     describe_counter!(FITS, "Fits that ended, by state");
     describe_histogram!(FIT_SECONDS, Unit::Seconds, "Seconds from the acceptance of a fit to its end");
     describe_counter!(UPLOAD_ROWS, "Rows of datasets uploaded");

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::App;
 use super::error::ApiError;
@@ -47,26 +47,43 @@ fn view(found: &Findings) -> Value {
         })
         .collect();
     let rows = &found.page;
+    let mut names = found.version.design.column_names();
+    if document.intercept {
+        names.insert(0, "(intercept)".to_owned());
+    }
     let items: Vec<Value> = (0..rows.leverage.len())
         .map(|place| {
             let targets: Vec<Value> = document
                 .target
                 .iter()
                 .zip(&rows.responses)
-                .map(|(target, figures)| {
+                .enumerate()
+                .map(|(response, (target, figures))| {
+                    let effects = found.diagnostics.effects.get(place).map(|effects| {
+                        names.iter().zip(effects.of(response)).map(|(name, value)| (name.clone(), json!(value))).collect::<Map<_, _>>()
+                    });
                     json!({
                         "target": target, "residual": figures.residual[place], "standardised": figures.standardised[place],
-                        "studentised": figures.studentised[place], "cooks_distance": figures.cooks_distance[place], "dffits": figures.dffits[place],
+                        "studentised": figures.studentised[place], "cooks_distance": figures.cooks_distance[place],
+                        "dffits": figures.dffits[place], "dfbetas": effects,
                     })
                 })
                 .collect();
-            json!({"row": rows.first + place as u64 + 1, "leverage": rows.leverage[place], "targets": targets})
+            let mut item = json!({"row": rows.first + place as u64 + 1, "leverage": rows.leverage[place], "targets": targets});
+            if let Some(weight) = rows.weight.get(place) {
+                item["weight"] = json!(weight);
+            }
+            item
         })
         .collect();
     let end = rows.first + rows.leverage.len() as u64;
     let next = (!items.is_empty() && end < found.rows).then(|| end.to_string());
-    json!({
+    let mut view = json!({
         "model": found.version.model, "version": found.version.number, "rows": found.rows, "decisive": found.diagnostics.decisive,
         "leverages": outstanding(&found.diagnostics.leverages), "targets": targets, "items": items, "next": next,
-    })
+    });
+    if document.estimator.is_robust() {
+        view["weights"] = json!(outstanding(&found.diagnostics.weights));
+    }
+    view
 }

@@ -14,8 +14,8 @@ use crate::features::Unseen;
 use crate::frame::Fault;
 use crate::lsq::Solver;
 use crate::model::{
-    Auto, Choice, Constraint, Covariance, Estimator, FeatureSpecification, Form, InformationKind, Online, Penalty, Prior, Specification,
-    Strength, Validation,
+    Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
+    Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,
 };
 use crate::service::JobState;
 
@@ -94,7 +94,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
         })
     });
     let unseen = unseen(&mut fields).unwrap_or_default();
-    let online = fields.object("online").map_or_else(Online::default, |online| online_of(online, &mut fields.faults, &mut later));
+    let online = fields.object("online").map_or_else(Online::default, |online| online_of(online, &mut fields.faults));
     let covariance = match fields.take("covariance") {
         None => Covariance::Classical,
         Some(Value::String(kind)) => covariance_of(&kind).unwrap_or_else(|| {
@@ -128,7 +128,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
     if !constraints.is_empty() && covariance != Covariance::Classical {
         fields.fault("covariance", "with `constraints` the covariance is `classical`");
     }
-    if matches!(estimator, Estimator::Huber { .. } | Estimator::Bisquare { .. }) {
+    if estimator.is_robust() {
         if covariance != Covariance::Classical {
             fields.fault("covariance", "a robust estimator has a covariance of its own");
         }
@@ -143,6 +143,17 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
         )
     {
         fields.fault("target", "a penalty is chosen for one target");
+    }
+    if online.window.is_some() {
+        if !matches!(estimator, Estimator::Ols | Estimator::Ridge { .. }) || prior.is_some() || !constraints.is_empty() {
+            fields.fault("online", "a `window` goes with the estimators `ols` and `ridge`, without `prior` and `constraints`");
+        }
+        if !matches!(covariance, Covariance::Classical) {
+            fields.fault("covariance", "with a `window` the covariance is `classical`");
+        }
+        if matches!(validation, Some(Validation::Time { .. })) {
+            fields.fault("validation", "with a `window` rows are not validated by time");
+        }
     }
     refuse(Code::InvalidRequest, fields.into_faults())?;
     refuse(Code::NotSupported, later)?;
@@ -346,8 +357,8 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
                 positive: fields.boolean("positive").unwrap_or(false),
             }
         }
-        "huber" => Estimator::Huber { threshold: fields.positive("threshold", 1.345) },
-        "bisquare" => Estimator::Bisquare { threshold: fields.positive("threshold", 4.685) },
+        "huber" => Estimator::Huber { threshold: fields.positive("threshold", 1.345), rounds: rounds(&mut fields) },
+        "bisquare" => Estimator::Bisquare { threshold: fields.positive("threshold", 4.685), rounds: rounds(&mut fields) },
         "nnls" => {
             let lower = fields.numbers("lower");
             let upper = fields.numbers("upper");
@@ -395,6 +406,11 @@ fn estimator_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fau
     estimator
 }
 
+/// Rounds of a robust estimator at the most.
+fn rounds(fields: &mut Fields) -> u64 {
+    fields.whole("rounds", 1, 10_000).unwrap_or_else(usual_rounds)
+}
+
 /// A number of at least 0, or `auto`.
 fn penalty_of(fields: &mut Fields, field: &str) -> Penalty {
     match fields.take(field) {
@@ -419,23 +435,73 @@ fn choice_of(fields: &mut Fields) -> Choice {
     }
 }
 
-fn online_of(mut fields: Fields, faults: &mut Vec<Fault>, later: &mut Vec<Fault>) -> Online {
+fn online_of(mut fields: Fields, faults: &mut Vec<Fault>) -> Online {
+    /// Most rows of a window: they are kept in memory.
+    const WIDEST: u64 = 10_000_000;
     let mut online = Online::default();
-    if let Some(factor) = fields.number("forgetting_factor") {
+    let factor = fields.number("forgetting_factor");
+    if let Some(factor) = factor {
         if factor > 0.0 && factor <= 1.0 {
             online.forgetting_factor = factor;
         } else {
             fields.fault("forgetting_factor", "`forgetting_factor` is above 0 and at most 1");
         }
     }
-    for field in ["window", "adaptive", "drift"] {
-        if fields.take(field).is_some() {
-            later.push(Fault {
-                pointer: format!("/online/{field}"),
-                detail: format!("`{field}` is not done by this version; leave it out"),
-            });
+    online.window = fields.whole("window", 2, WIDEST);
+    online.adaptive = fields.boolean("adaptive").unwrap_or(false);
+    let ways = [factor.is_some_and(|factor| factor < 1.0), online.window.is_some(), online.adaptive];
+    if ways.into_iter().filter(|way| *way).count() > 1 {
+        fields.fault("", "old rows lose their say in one way: by `forgetting_factor`, `window` or `adaptive`");
+    }
+    if let Some(drift) = fields.object("drift") {
+        online.drift = drift_of(drift, &mut fields.faults);
+    }
+    if let Some(mut retention) = fields.object("retention") {
+        let kept = Retention { rows: retention.whole("rows", 1, u64::MAX >> 1), days: retention.whole("days", 1, 36_500) };
+        if kept.rows.is_none() && kept.days.is_none() && retention.faults.is_empty() {
+            retention.fault("", "`retention` has `rows` or `days`");
         }
+        online.retention = Some(kept);
+        fields.faults.extend(retention.into_faults());
     }
     faults.extend(fields.into_faults());
     online
+}
+
+fn drift_of(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<DriftWatch> {
+    let action = match fields.string("action").as_deref() {
+        None | Some("warn") => DriftAction::Warn,
+        Some("reset") => DriftAction::Reset,
+        Some("refit") => DriftAction::Refit,
+        Some(_) => {
+            fields.fault("action", "`action` is warn, reset or refit");
+            DriftAction::Warn
+        }
+    };
+    let detector = fields.string("detector");
+    let detector = match detector.as_deref() {
+        None | Some("adwin") => {
+            let delta = fields.number("delta").unwrap_or(0.002);
+            if !(delta > 0.0 && delta < 1.0) {
+                fields.fault("delta", "`delta` of adwin is between 0 and 1");
+            }
+            Some(Detector::Adwin { delta })
+        }
+        Some("page_hinkley") => {
+            let (delta, threshold) = (fields.number("delta").unwrap_or(0.1), fields.number("threshold").unwrap_or(50.0));
+            if !(delta >= 0.0 && delta.is_finite()) {
+                fields.fault("delta", "`delta` of page_hinkley is at least 0");
+            }
+            if !(threshold > 0.0 && threshold.is_finite()) {
+                fields.fault("threshold", "`threshold` is above 0");
+            }
+            Some(Detector::PageHinkley { delta, threshold })
+        }
+        Some(_) => {
+            fields.fault("detector", "`detector` is adwin or page_hinkley");
+            None
+        }
+    };
+    faults.extend(fields.into_faults());
+    detector.map(|detector| DriftWatch { detector, action })
 }

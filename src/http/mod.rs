@@ -11,6 +11,7 @@ mod fits;
 mod jobs;
 mod middleware;
 mod models;
+mod online;
 mod operations;
 mod predict;
 mod summary;
@@ -73,6 +74,10 @@ routes! {
     DELETE "/v1/models/{name}/aliases/{alias}"      => models::delete_alias,
     POST   "/v1/models/{name}/predict"              => predict::predict,
     POST   "/v1/models/{name}/updates"              => updates::learn,
+    DELETE "/v1/models/{name}/updates/{sequence}"   => online::erase,
+    DELETE "/v1/models/{name}/updates/by-id/{id}"   => online::erase_event,
+    GET    "/v1/models/{name}/online"               => online::show,
+    GET    "/v1/models/{name}/events"               => online::events,
     GET    "/livez"                                 => operations::live,
     GET    "/readyz"                                => operations::ready,
     GET    "/metrics"                               => operations::metrics,

@@ -16,7 +16,7 @@ use super::{App, extract};
 use crate::lsq::inference::{student_t_p, student_t_quantile};
 use crate::model::version::finite;
 use crate::model::{Covariance, Document, FitRecord, FoldRecord, State as ModelState, TargetRecord, ValidationRecord};
-use crate::service::{Model, ServiceError, Version};
+use crate::service::{Model, ServiceError, Target, Version};
 
 /// The level of the confidence limits in a version.
 const LEVEL: f64 = 0.95;
@@ -38,7 +38,7 @@ pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response,
                 "latest": model.versions.last_key_value().map(|(number, _)| number),
                 "versions": model.versions.len(),
                 "target": served.map(|version| &version.document.target),
-                "aliases": model.aliases,
+                "aliases": model.aliases.iter().map(|(alias, target)| (alias.clone(), target.version.into())).collect::<serde_json::Map<_, _>>(),
             })
         })
         .collect();
@@ -91,7 +91,8 @@ pub(super) async fn delete_version(State(app): State<App>, Path((name, version))
 
 pub(super) async fn aliases(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
     let model = app.service.catalogue().model(&name)?;
-    let items: Vec<Value> = model.aliases.iter().map(|(alias, version)| json!({"alias": alias, "version": version})).collect();
+    let item = |(alias, target): (&String, &Target)| json!({"alias": alias, "version": target.version, "sequence": target.sequence()});
+    let items: Vec<Value> = model.aliases.iter().map(item).collect();
     Ok(Json(json!({"items": items, "next": null})).into_response())
 }
 
@@ -114,10 +115,11 @@ pub(super) async fn set_alias(
             0
         }
     };
+    let sequence = fields.whole("sequence", 0, u64::MAX);
     refuse(Code::InvalidRequest, fields.into_faults())?;
-    let created = app.service.set_alias(&name, &alias, version, extract::if_match(&headers)).await?;
+    let created = app.service.set_alias(&name, &alias, version, sequence, extract::if_match(&headers)).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(json!({"alias": alias, "version": version}))).into_response())
+    Ok((status, Json(json!({"alias": alias, "version": version, "sequence": sequence}))).into_response())
 }
 
 pub(super) async fn delete_alias(State(app): State<App>, Path((name, alias)): Path<(String, String)>) -> Result<StatusCode, ApiError> {
@@ -202,7 +204,7 @@ pub(super) fn coefficients(version: &Version, state: &ModelState) -> Vec<Coeffic
 
 /// The figures of a fit as they stand, in the contract's words.
 pub(super) fn fit_now(version: &Version, state: &ModelState) -> FitRecord {
-    state.record(&version.document.fit, version.document.online.forgetting_factor)
+    state.record(&version.document.fit, &version.document.online)
 }
 
 fn target_view(record: &TargetRecord) -> [(&'static str, Option<f64>); 8] {
@@ -323,6 +325,7 @@ fn view(model: &Model, version: &Version, state: &ModelState) -> Value {
         "constraints": document.constraints, "selection": document.selection, "descent": document.descent,
         "coefficients": lines, "fit": fit_view(&document.target, &fit_now(version, state)), "validation": document.validation.as_ref().map(|validation| validation_view(&document.target, validation)),
         "warnings": document.warnings, "sequence": state.sequence(), "created_at": version.created_at, "fit_seconds": document.fit_seconds,
+        "refit": document.refit,
     })
 }
 

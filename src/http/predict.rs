@@ -73,27 +73,29 @@ pub(super) async fn predict(
     body: Body,
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
-    let (mut question, mut wanted) = asked(query.as_deref(), dialect)?;
-    let (_, version, state) = app.service.version(&name).await?;
-    drop(state);
+    let (mut question, mut wanted, mut at) = asked(query.as_deref(), dialect)?;
+    let (_, version, mut state) = app.service.version(&name).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
     let answering = version.clone();
-    let mut parse = move || -> Result<(Rows, Question), ApiError> {
+    let mut parse = move || -> Result<(Rows, Question, Option<u64>), ApiError> {
         let mut rows = Rows::default();
         match dialect {
             Dialect::Json => {
                 let members = parse_document(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?;
-                question_of(&members, &mut question)?;
+                at = question_of(&members, &mut question)?;
             }
             Dialect::Ndjson => parse_ndjson(&body, 1, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
             Dialect::Csv => parse_csv(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
         }
-        Ok((rows, question))
+        Ok((rows, question, at))
     };
-    let (rows, question) = if large { off_thread(parse).await? } else { parse()? };
+    let (rows, question, at) = if large { off_thread(parse).await? } else { parse()? };
     (wanted.interval, wanted.explain) = (question.interval.is_some(), question.explain);
-    let predicted = app.service.predict(version, rows, question).await?;
+    if let Some(sequence) = at {
+        state = app.service.state_at(&version, sequence).await?;
+    }
+    let predicted = app.service.predict(version, &state, rows, question)?;
     let write = move || {
         let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
         match dialect {
@@ -121,12 +123,12 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<
     tokio::task::spawn_blocking(work).await.map_err(|_| ServiceError::Internal("a request's work panicked"))?
 }
 
-/// The query: `fields` (what is answered), and for CSV and NDJSON `interval` and `level`, which JSON carries in its body.
-fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted), ApiError> {
+/// The query: `fields` (what is answered), and for CSV and NDJSON `interval`, `level` and `sequence`, which JSON carries in its body.
+fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted, Option<u64>), ApiError> {
     let mut question = Question { leverage: true, ..Question::default() };
     let mut wanted = Wanted { leverage: true, extrapolates: true, interval: false, explain: false };
     let mut faults = Vec::new();
-    let (mut kind, mut level) = (None, 0.95);
+    let (mut kind, mut level, mut at) = (None, 0.95, None);
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
@@ -152,12 +154,16 @@ fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted), Ap
                 Ok(value) if value > 0.0 && value < 1.0 => level = value,
                 _ => faults.push(fault("/level", "`level` is between 0 and 1")),
             },
+            "sequence" if dialect != Dialect::Json => match value.parse() {
+                Ok(sequence) => at = Some(sequence),
+                Err(_) => faults.push(fault("/sequence", "`sequence` is the number of an update")),
+            },
             _ => faults.push(fault("/", "the query has an unknown parameter")),
         }
     }
     refuse(Code::InvalidRequest, faults)?;
     question.interval = kind.map(|kind| (kind, level));
-    Ok((question, wanted))
+    Ok((question, wanted, at))
 }
 
 fn fault(pointer: &str, detail: &str) -> Fault {
@@ -173,7 +179,7 @@ fn interval_kind(text: &str) -> Option<IntervalKind> {
 }
 
 /// The members of a JSON body beside its rows.
-fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Question) -> Result<(), ApiError> {
+fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Question) -> Result<Option<u64>, ApiError> {
     let mut map = serde_json::Map::new();
     for (name, raw) in members {
         let value = serde_json::from_slice(raw).map_err(|_| {
@@ -199,11 +205,17 @@ fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Qu
     if fields.boolean("remember") == Some(true) {
         later.push(fault("/remember", "`remember` is not done by this version; leave it out"));
     }
-    if fields.take("at").is_some() {
-        later.push(fault("/at", "`at` is not done by this version; leave it out"));
+    let mut at = None;
+    if let Some(mut moment) = fields.object("at") {
+        at = moment.whole("sequence", 0, u64::MAX);
+        if at.is_none() && moment.faults.is_empty() {
+            moment.fault("sequence", "`sequence` is required");
+        }
+        fields.faults.extend(moment.into_faults());
     }
     refuse(Code::InvalidRequest, fields.into_faults())?;
-    refuse(Code::NotSupported, later)
+    refuse(Code::NotSupported, later)?;
+    Ok(at)
 }
 
 /// One value a row: a number for one target, an object by target name for several.

@@ -21,8 +21,7 @@ const OPTIONS: RowsOptions = RowsOptions { allow_id: true, max_rows: 1_000_000 }
 
 pub(super) async fn learn(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
-    let (_, version, state) = app.service.version(&name).await?;
-    drop(state);
+    let version = app.service.learner(&name).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let idempotency = extract::idempotency(&headers, &["updates", &name])?.map(|(key, mut fingerprint)| {
         fingerprint.add(&body);

@@ -14,6 +14,10 @@
 //! (Belsley, Kuh & Welsch, *Regression diagnostics*, 1980; Cook & Weisberg, *Residuals and influence in regression*, 1982.) They are
 //! those of the fit without the row, without any refit; under a ridge penalty the leverages are the ridge fit's, and s₍ᵢ₎ is approximate.
 //!
+//! A robust fit is not linear in its response, so that there is no such short way to the fit without a row. What it says of its rows is
+//! w(r/σ), the weight that it left each; r/σ, which may be as large as it likes where the weight is 0; and the leverage in the weighted
+//! least squares that it ended with.
+//!
 //! Tests: Durbin & Watson (1950) for correlation between neighbours, Jarque & Bera (1980) and D'Agostino & Pearson (1973) for normality,
 //! Breusch & Pagan (1979), in Koenker's form (1981), for a variance that depends on the predictors. Not here: variance inflation, which
 //! is a figure of the fit.
@@ -25,7 +29,8 @@ use super::Error;
 use super::coordinates::{in_parts, part_count};
 use super::gram::{mirror, symmetric_product};
 use super::ordinary::Fit;
-use super::problem::RowSource;
+use super::problem::{Block, RowSource};
+use super::robust::RobustFit;
 use super::whitened::{Chunk, FREE, Whitening};
 
 /// What is asked of the rows beside the figures of the whole.
@@ -52,6 +57,8 @@ pub struct RowDiagnostics {
     pub first: u64,
     /// h, one a row; 0 for a row without weight.
     pub leverage: Vec<f64>,
+    /// What a robust fit left of the row's own weight, in [0, 1]; empty for other fits.
+    pub weight: Vec<f64>,
     /// One a response.
     pub responses: Vec<RowFigures>,
 }
@@ -61,7 +68,7 @@ pub struct RowDiagnostics {
 pub struct RowFigures {
     /// y − ŷ.
     pub residual: Vec<f64>,
-    /// Internally studentised residual.
+    /// Internally studentised residual; of a robust fit, r/σ, which is not finite where σ is 0.
     pub standardised: Vec<f64>,
     /// Externally studentised residual: Student's t with ν − 1 degrees of freedom.
     pub studentised: Vec<f64>,
@@ -98,6 +105,13 @@ pub struct Effects {
     pub dfbetas: Mat<f64>,
 }
 
+impl Effects {
+    /// DFBETAS of one response, the intercept first.
+    pub fn of(&self, response: usize) -> impl Iterator<Item = f64> {
+        self.dfbetas.col(response).iter().copied()
+    }
+}
+
 /// What the rows say about a fit.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
@@ -107,8 +121,10 @@ pub struct Diagnostics {
     pub leverages: Vec<Outstanding>,
     /// Rows of leverage 1, through which the fit passes: nothing can be said of the fit without them.
     pub decisive: u64,
-    /// Of the rows asked for, in the order of the source.
+    /// Of the rows asked for, in the order of the source; none of a robust fit.
     pub effects: Vec<Effects>,
+    /// Rows of the smallest weight in a robust fit, smallest first: those of the largest |r|. None for other fits.
+    pub weights: Vec<Outstanding>,
 }
 
 /// What the rows say about the fit of one response. Residuals are √w(y − ŷ) throughout; rows without weight take no part.
@@ -172,17 +188,10 @@ pub fn diagnose(
         for part in &parts {
             rows.append(&part.rows);
         }
-        let positive = |row: usize| block.weights.is_none_or(|weights| weights[row] > 0.0);
         for (kept, figures) in kept.iter_mut().zip(&rows.responses) {
-            match block.weights {
-                None => kept.extend_from_slice(&figures.residual),
-                Some(weights) => {
-                    let roots = figures.residual.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
-                    kept.extend(roots.map(|(residual, weight)| residual * weight.sqrt()));
-                }
-            }
+            keep(block, &figures.residual, kept);
         }
-        best.look(&rows, positive);
+        best.look(&rows, |row| takes_part(block, row));
         first += block.rows() as u64;
         visit(&rows)
     })?;
@@ -215,7 +224,82 @@ pub fn diagnose(
             }
         })
         .collect();
-    Ok(Diagnostics { responses: found, leverages: best.leverages.rows, decisive: sums.decisive, effects })
+    Ok(Diagnostics { responses: found, leverages: best.leverages.rows, decisive: sums.decisive, effects, weights: Vec::new() })
+}
+
+/// Visits the rows of which a robust fit was made once more (twice where the rank is deficient). `visit` receives every row's figures, in
+/// order. Figures that are about the fit without a row, and the test of Breusch and Pagan, are NaN.
+///
+/// # Errors
+/// The source's and the visitor's.
+pub fn diagnose_robust(
+    source: &mut dyn RowSource,
+    robust: &RobustFit,
+    questions: &Questions<'_>,
+    visit: &mut dyn FnMut(&RowDiagnostics) -> Result<(), Error>,
+) -> Result<Diagnostics, Error> {
+    let whitening = Whitening::of(&mut robust.reweighted(source), &robust.fit)?;
+    let mut rows = RowDiagnostics { responses: vec![RowFigures::default()], ..RowDiagnostics::default() };
+    let (mut chunk, mut kept, mut decisive) = (Chunk::default(), Vec::new(), 0);
+    let (mut leverages, mut wildest) = (Top::new(questions.outstanding), Top::new(questions.outstanding));
+    robust.pass(source, |block, factors, weights| {
+        rows.first += rows.leverage.len() as u64;
+        rows.clear();
+        let figures = &mut rows.responses[0];
+        let reweighted = Block { weights: Some(weights), ..*block };
+        whitening.visit(&reweighted, 0..block.rows(), whitening.rows_at_once(), &mut chunk, |chunk, _| {
+            rows.leverage.extend_from_slice(&chunk.leverage);
+            figures.residual.extend_from_slice(chunk.residual(0));
+        });
+        rows.weight.extend_from_slice(factors);
+        figures.standardised.extend(figures.residual.iter().map(|residual| residual / robust.scale));
+        for unknown in [&mut figures.studentised, &mut figures.cooks_distance, &mut figures.dffits] {
+            unknown.resize(block.rows(), f64::NAN);
+        }
+        decisive += rows.leverage.iter().filter(|leverage| 1.0 - **leverage <= FREE).count() as u64;
+        keep(block, &figures.residual, &mut kept);
+        for index in (0..block.rows()).filter(|index| takes_part(block, *index)) {
+            let row = rows.first + index as u64;
+            leverages.offer(row, rows.leverage[index]);
+            // Not by r/σ: σ may be 0.
+            wildest.offer(row, figures.residual[index]);
+        }
+        visit(&rows)
+    })?;
+    #[allow(clippy::cast_possible_truncation)] // a row of which the weight is in memory
+    let weights = wildest.rows.iter().map(|found| Outstanding { row: found.row, value: robust.weights[found.row as usize] }).collect();
+    let moments = Moments::of(&kept);
+    let unknown = Test { statistic: f64::NAN, p: f64::NAN };
+    let response = ResponseDiagnostics {
+        press: f64::NAN,
+        predicted_r2: f64::NAN,
+        durbin_watson: durbin_watson(&kept),
+        skewness: moments.skewness,
+        kurtosis: moments.kurtosis,
+        jarque_bera: moments.jarque_bera(),
+        omnibus: moments.omnibus(),
+        breusch_pagan: unknown,
+        quantiles: quantiles(kept, questions.quantiles),
+        cooks_distances: Vec::new(),
+        studentised: Vec::new(),
+    };
+    Ok(Diagnostics { responses: vec![response], leverages: leverages.rows, decisive, effects: Vec::new(), weights })
+}
+
+/// Whether a row of a block has a weight of its own.
+fn takes_part(block: &Block<'_>, row: usize) -> bool {
+    block.weights.is_none_or(|weights| weights[row] > 0.0)
+}
+
+/// Appends √w·r of the rows that have a weight.
+fn keep(block: &Block<'_>, residual: &[f64], kept: &mut Vec<f64>) {
+    match block.weights {
+        None => kept.extend_from_slice(residual),
+        Some(weights) => {
+            let roots = residual.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
+            kept.extend(roots.map(|(residual, weight)| residual * weight.sqrt()));
+        }
+    }
 }
 
 /// What is known before the pass.
@@ -260,7 +344,7 @@ struct Sums {
 impl Part {
     fn new(study: &Study<'_>) -> Self {
         let responses = vec![RowFigures::default(); study.residual.len()];
-        let rows = RowDiagnostics { first: 0, leverage: Vec::new(), responses };
+        let rows = RowDiagnostics { responses, ..RowDiagnostics::default() };
         Self { chunk: Chunk::default(), scratch: Vec::new(), rows, sums: Sums::new(study), effects: Vec::new() }
     }
 }
@@ -290,6 +374,7 @@ impl Sums {
 impl RowDiagnostics {
     fn clear(&mut self) {
         self.leverage.clear();
+        self.weight.clear();
         for figures in &mut self.responses {
             for list in figures.lists_mut() {
                 list.clear();
@@ -304,6 +389,7 @@ impl RowDiagnostics {
             to.responses.resize_with(self.responses.len(), RowFigures::default);
         }
         to.leverage.extend_from_slice(&self.leverage[rows.clone()]);
+        to.weight.extend_from_slice(self.weight.get(rows.clone()).unwrap_or_default());
         for (to, own) in to.responses.iter_mut().zip(&self.responses) {
             for (to, own) in to.lists_mut().into_iter().zip(own.lists()) {
                 to.extend_from_slice(&own[rows.clone()]);

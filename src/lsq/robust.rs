@@ -127,6 +127,25 @@ pub struct RobustFit {
 }
 
 impl RobustFit {
+    /// Visits the rows of which the fit was made: each block as it is, with w(r/σ) of its rows and with their own weights times that.
+    pub(super) fn pass(
+        &self,
+        source: &mut dyn RowSource,
+        mut visit: impl FnMut(&Block<'_>, &[f64], &[f64]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (mut first, mut product) = (0, Vec::new());
+        source.pass(&mut |block| {
+            let factors = factors_of(&self.weights, first, block)?;
+            first += block.rows();
+            visit(block, factors, multiplied(block, factors, &mut product))
+        })
+    }
+
+    /// The same rows as those of a weighted least squares, that of [`RobustFit::fit`].
+    pub(super) fn reweighted<'a>(&'a self, source: &'a mut dyn RowSource) -> impl RowSource + 'a {
+        Reweighted { source, factors: &self.weights, product: Vec::new() }
+    }
+
     /// The last weighted least squares with the errors of the robust estimate: its scale and its asymptotic covariance. Figures that
     /// belong to a sum of squares alone (R², F, likelihood) are NaN.
     ///
@@ -238,19 +257,24 @@ impl RowSource for Reweighted<'_> {
         let (factors, product) = (self.factors, &mut self.product);
         let mut first = 0;
         self.source.pass(&mut |block| {
-            let factors = factors.get(first..first + block.rows()).ok_or_else(changed)?;
+            let factors = factors_of(factors, first, block)?;
             first += block.rows();
-            let weights = match block.weights {
-                None => factors,
-                Some(weights) => {
-                    product.clear();
-                    product.extend(weights.iter().zip(factors).map(|(weight, factor)| weight * factor));
-                    product.as_slice()
-                }
-            };
-            visit(&Block { weights: Some(weights), ..*block })
+            visit(&Block { weights: Some(multiplied(block, factors, product)), ..*block })
         })
     }
+}
+
+/// The factors of a block's rows, the first of which has the place `first`.
+fn factors_of<'a>(factors: &'a [f64], first: usize, block: &Block<'_>) -> Result<&'a [f64], Error> {
+    factors.get(first..first + block.rows()).ok_or_else(changed)
+}
+
+/// The weights of a block's rows times their factors.
+fn multiplied<'a>(block: &Block<'_>, factors: &'a [f64], product: &'a mut Vec<f64>) -> &'a [f64] {
+    let Some(weights) = block.weights else { return factors };
+    product.clear();
+    product.extend(weights.iter().zip(factors).map(|(weight, factor)| weight * factor));
+    product
 }
 
 fn changed() -> Error {

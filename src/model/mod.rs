@@ -1,16 +1,20 @@
 //! What a model is: what was asked for, the version that came of it, its state as it learns, and the answers it gives. Pure; nothing here
 //! waits for anything.
 
+mod bytes;
+mod drift;
+pub mod monitor;
 pub mod name;
 pub mod prediction;
 pub mod specification;
 pub mod state;
 pub mod version;
+mod window;
 
 pub use prediction::{Answer, IntervalKind, Question};
 pub use specification::{
-    Auto, Choice, Constraint, Covariance, Estimator, FeatureSpecification, Form, InformationKind, Online, Penalty, Prior, Specification,
-    Strength, Validation,
+    Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
+    Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,
 };
-pub use state::State;
-pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Selection, TargetRecord, ValidationRecord};
+pub use state::{Memory, State};
+pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Refit, Selection, TargetRecord, ValidationRecord};

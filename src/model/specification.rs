@@ -83,11 +83,17 @@ pub enum Estimator {
     Huber {
         /// In units of the scale of the residuals.
         threshold: f64,
+        /// Rounds of reweighting at the most.
+        #[serde(default = "usual_rounds")]
+        rounds: u64,
     },
     /// Tukey's bisquare M-estimator.
     Bisquare {
         /// In units of the scale of the residuals.
         threshold: f64,
+        /// Rounds of reweighting at the most.
+        #[serde(default = "usual_rounds")]
+        rounds: u64,
     },
     /// Least squares with coefficients that are not negative, or within bounds.
     Nnls {
@@ -125,11 +131,23 @@ pub enum Estimator {
     },
 }
 
+/// Rounds of a robust estimator when nothing is said of them, as in versions from before they could be asked for.
+#[must_use]
+pub fn usual_rounds() -> u64 {
+    50
+}
+
 impl Estimator {
     /// Whether its fitted values are a linear map of the response, with leverages and all that follows from them.
     #[must_use]
     pub fn is_linear_in_the_response(&self) -> bool {
         matches!(self, Self::Ols | Self::Ridge { .. })
+    }
+
+    /// Whether it weighs rows by their residuals.
+    #[must_use]
+    pub fn is_robust(&self) -> bool {
+        matches!(self, Self::Huber { .. } | Self::Bisquare { .. })
     }
 
     /// Whether it takes a pretrained model to start from.
@@ -259,16 +277,102 @@ pub struct Constraint {
     pub value: f64,
 }
 
+/// A test of whether the mean of the errors has risen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "detector", rename_all = "snake_case")]
+pub enum Detector {
+    /// A window that is cut where its parts differ.
+    Adwin {
+        /// Chance of a false alarm at each look.
+        delta: f64,
+    },
+    /// A cumulative sum.
+    PageHinkley {
+        /// Rise of the mean that is tolerated, in residual standard deviations of the fit.
+        delta: f64,
+        /// Sum of rises beyond it at which the alarm is raised, in the same unit.
+        threshold: f64,
+    },
+}
+
+/// What is done about a drift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftAction {
+    /// It is told.
+    Warn,
+    /// What was learnt before it is all but forgotten.
+    Reset,
+    /// A new version is fitted on the rows since it began.
+    Refit,
+}
+
+impl DriftAction {
+    /// The name in a request.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Reset => "reset",
+            Self::Refit => "refit",
+        }
+    }
+}
+
+/// A watch over the a-priori errors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DriftWatch {
+    /// How it is found.
+    #[serde(flatten)]
+    pub detector: Detector,
+    /// What then.
+    pub action: DriftAction,
+}
+
+/// How much of the update log is kept; all of it when both are absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// The last so many rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Rows of the last so many days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub days: Option<u64>,
+}
+
 /// How the version goes on learning.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Online {
     /// λ in (0, 1]: the weight of everything learnt so far is multiplied by λ with each new row. 1 forgets nothing.
     pub forgetting_factor: f64,
+    /// Only the last so many rows count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
+    /// Whether λ follows the errors.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adaptive: bool,
+    /// A watch over the errors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftWatch>,
+    /// How much of the log is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+impl Online {
+    /// Whether all rows count alike for ever.
+    #[must_use]
+    pub fn forgets_nothing(&self) -> bool {
+        self.forgetting_factor >= 1.0
+            && self.window.is_none()
+            && !self.adaptive
+            && !self.drift.is_some_and(|watch| watch.action == DriftAction::Reset)
+    }
 }
 
 impl Default for Online {
     fn default() -> Self {
-        Self { forgetting_factor: 1.0 }
+        Self { forgetting_factor: 1.0, window: None, adaptive: false, drift: None, retention: None }
     }
 }
 
@@ -327,4 +431,18 @@ pub struct Specification {
     pub covariance: Covariance,
     /// Equations that the coefficients must satisfy.
     pub constraints: Vec<Constraint>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::Estimator;
+
+    #[test]
+    fn a_robust_estimator_stored_without_rounds_had_fifty() {
+        let read = |text| serde_json::from_str::<Estimator>(text).unwrap();
+        assert_eq!(read(r#"{"kind":"huber","threshold":1.345}"#), Estimator::Huber { threshold: 1.345, rounds: 50 });
+        assert_eq!(read(r#"{"kind":"bisquare","threshold":4.685,"rounds":7}"#), Estimator::Bisquare { threshold: 4.685, rounds: 7 });
+    }
 }

@@ -1,9 +1,14 @@
-//! The state of a version as it learns: the square-root information, the response's own moments, and how many updates it has seen.
+//! The state of a version as it learns: the square-root information, the response's own moments, the rows of a window, what its predictions
+//! were worth, and how many updates it has seen.
 //!
 //! The moments follow West's weighted recurrence (D. H. D. West, *Updating mean and variance estimates*, CACM 22, 1979), with everything
 //! learnt so far multiplied by the forgetting factor first; they give the total sum of squares of R² and F.
 
+use super::bytes::{Reader, Writer};
+use super::monitor::{self, Adaptive, Mark, Monitor};
+use super::specification::{DriftAction, Online};
 use super::version::{FitRecord, TargetRecord, finite};
+use super::window::Window;
 use crate::lsq::inference::f_p;
 use crate::lsq::{self, Information, Row};
 
@@ -15,6 +20,15 @@ struct Moments {
     squares: f64,
 }
 
+/// How a version remembers: what its specification says, and the penalty that a fit of its window takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// How it goes on learning.
+    pub online: &'a Online,
+    /// λ of ridge, 0 without one.
+    pub penalty: f64,
+}
+
 /// A version's state after `sequence` updates.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -24,6 +38,13 @@ pub struct State {
     /// Σ log w, of the weighted log-likelihood.
     log_weight: f64,
     moments: Vec<Moments>,
+    adaptive: Adaptive,
+    monitor: Monitor,
+    window: Option<Window>,
+    /// Whether the window began anew after a drift, and what was known before is to go when it is full.
+    beginning: bool,
+    /// Residual variances before the row at hand; empty between rows.
+    variances: Vec<f64>,
     information: Information,
 }
 
@@ -32,26 +53,76 @@ pub struct State {
 #[error("a stored model state does not decode")]
 pub struct StateError;
 
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
+/// Rows a coefficient that what is known counts for after a reset: it has a say only where no new row has one.
+const LEFT_BY_RESET: f64 = 1e-6;
+/// Relative error of the triangle, by its own estimate, past which a window's fit is made anew.
+const LOST: f64 = 1e-11;
 
 impl State {
     /// The state that a fit leaves, at sequence 0.
     #[must_use]
     pub fn of(fit: &lsq::Fit) -> Self {
-        let information = fit.information.clone();
-        let moments = fit
+        let unit =
+            fit.statistics.iter().map(|statistics| statistics.residual_std).map(|unit| if unit > 0.0 { unit } else { 1.0 }).collect();
+        let mut state = Self {
+            sequence: 0,
+            weight: 0.0,
+            log_weight: 0.0,
+            moments: Vec::new(),
+            adaptive: Adaptive::new(),
+            monitor: Monitor::new(unit),
+            window: None,
+            beginning: false,
+            variances: Vec::new(),
+            information: fit.information.clone(),
+        };
+        state.take_over(fit);
+        state
+    }
+
+    /// Knows what a fit knows, and nothing else.
+    fn take_over(&mut self, fit: &lsq::Fit) {
+        self.information = fit.information.clone();
+        self.moments = fit
             .statistics
             .iter()
             .enumerate()
-            .map(|(target, statistics)| Moments { mean: information.baseline(target), squares: statistics.total_sum_of_squares })
+            .map(|(target, statistics)| Moments { mean: self.information.baseline(target), squares: statistics.total_sum_of_squares })
             .collect();
-        Self { sequence: 0, weight: fit.weight, log_weight: fit.log_weight, moments, information }
+        (self.weight, self.log_weight) = (fit.weight, fit.log_weight);
+    }
+
+    /// The same with a window of `size` rows, whose first rows are those of the fit; `low` is whether design rows have low parts.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub fn with_window(mut self, rows: &mut dyn lsq::RowSource, low: bool, size: u64) -> Result<Self, lsq::Error> {
+        let (predictors, responses) = (rows.predictors(), rows.responses());
+        let mut window = Window::new(predictors, responses, low, size);
+        let (mut high, mut rest, mut response) = (vec![0.0; predictors], vec![0.0; predictors], vec![0.0; responses]);
+        rows.pass(&mut |block| {
+            for row in 0..block.rows() {
+                high.iter_mut().enumerate().for_each(|(column, cell)| *cell = block.design[(row, column)]);
+                if let Some(low) = block.design_low {
+                    rest.iter_mut().enumerate().for_each(|(column, cell)| *cell = low[(row, column)]);
+                }
+                response.iter_mut().enumerate().for_each(|(column, cell)| *cell = block.response[(row, column)]);
+                let low = block.design_low.map(|_| rest.as_slice());
+                window.push(Row { high: &high, low }, &response, block.weights.map_or(1.0, |weights| weights[row]));
+            }
+            Ok(())
+        })?;
+        self.window = Some(window);
+        Ok(self)
     }
 
     /// The same knowledge as a version of its own, at sequence 0.
     #[must_use]
     pub fn afresh(&self) -> Self {
-        Self { sequence: 0, ..self.clone() }
+        let variances = self.information.residual_variance();
+        let unit = variances.iter().map(|variance| if *variance > 0.0 { variance.sqrt() } else { 1.0 }).collect();
+        Self { sequence: 0, monitor: Monitor::new(unit), window: None, adaptive: Adaptive::new(), ..self.clone() }
     }
 
     /// Updates learnt since the fit.
@@ -66,18 +137,43 @@ impl State {
         &self.information
     }
 
-    /// Learns one row: a design row (p), its responses (q) and its weight. `innovations` (q) receives the a-priori errors y − ŷ.
+    /// What its predictions were worth.
+    #[must_use]
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// λ of the next row.
+    #[must_use]
+    pub fn forgetting_factor(&self, online: &Online) -> f64 {
+        monitor::factor(online, self.adaptive)
+    }
+
+    /// Rows in the window.
+    #[must_use]
+    pub fn window_rows(&self) -> Option<usize> {
+        self.window.as_ref().map(Window::len)
+    }
+
+    /// Passes over a row that was erased.
+    pub fn skip(&mut self) {
+        self.sequence += 1;
+    }
+
+    /// Learns one row: a design row (p), its responses (q) and its weight. `innovations` (q) receives the a-priori errors y − ŷ. Returns a
+    /// drift that the row gives away.
     ///
     /// # Errors
-    /// The result would not be finite; the state is as it was.
+    /// The result would not be finite. The state is as it was, unless it has a window.
     pub fn learn(
         &mut self,
         row: Row<'_>,
         response: &[f64],
         weight: f64,
-        forgetting_factor: f64,
+        memory: Memory<'_>,
         innovations: &mut [f64],
-    ) -> Result<(), lsq::Error> {
+    ) -> Result<Option<Mark>, lsq::Error> {
+        let forgetting_factor = self.forgetting_factor(memory.online);
         let with_intercept = self.information.has_intercept();
         let total = forgetting_factor.mul_add(self.weight, weight);
         let mut next = [Moments::default(); 8];
@@ -102,19 +198,97 @@ impl State {
                 return Err(lsq::Error::Overflow);
             }
         }
-        self.information.update(row, response, weight, forgetting_factor, innovations)?;
+        let quantile = self.monitor.quantile(self.information.degrees_of_freedom());
+        self.variances.clear();
+        self.information.residual_variances_into(&mut self.variances);
+        let leverage = self.information.update(row, response, weight, forgetting_factor, innovations)?;
         self.moments.copy_from_slice(next);
         self.weight = total;
         if weight > 0.0 {
             self.log_weight += weight.ln();
         }
         self.sequence += 1;
+        if self.window.is_some() {
+            self.slide(row, response, weight, memory)?;
+        }
+        // From variances to half-widths of intervals.
+        let spread = 1.0 / weight + leverage;
+        let mut surprise = 0.0;
+        for (variance, error) in self.variances.iter_mut().zip(innovations.iter()) {
+            let own = *variance * spread;
+            surprise += if own > 0.0 { error * error / own } else { 1.0 };
+            *variance = quantile * own.sqrt();
+        }
+        if memory.online.adaptive {
+            self.adaptive.observe(surprise / response.len() as f64);
+        }
+        let mark = self.monitor.count(self.sequence, response, innovations, &self.variances, memory.online.drift.as_ref());
+        if let (Some(_), Some(watch)) = (mark, &memory.online.drift)
+            && watch.action == DriftAction::Reset
+        {
+            self.reset();
+            self.monitor.forget_errors(watch);
+        }
+        if self.monitor.is_due(self.sequence) {
+            self.monitor.note(self.sequence, &self.information);
+        }
+        Ok(mark)
+    }
+
+    /// Takes a row into the window, and the oldest one out of it and of what is known.
+    fn slide(&mut self, row: Row<'_>, response: &[f64], weight: f64, memory: Memory<'_>) -> Result<(), lsq::Error> {
+        let Some(window) = &mut self.window else { return Ok(()) };
+        let full = window.is_full();
+        window.push(row, response, weight);
+        let mut anew = false;
+        if full && let Some(oldest) = window.oldest() {
+            anew = self.information.downdate(oldest.row, oldest.response, oldest.weight).is_err() || self.information.lost() > LOST;
+            let left = self.weight - oldest.weight;
+            for (moments, &y) in self.moments.iter_mut().zip(oldest.response) {
+                if self.information.has_intercept() && left > 0.0 {
+                    let mean = moments.mean - (y - moments.mean) * (oldest.weight / left);
+                    moments.squares = (moments.squares - oldest.weight * (y - moments.mean) * (y - mean)).max(0.0);
+                    moments.mean = mean;
+                } else {
+                    moments.squares = (moments.squares - oldest.weight * y * y).max(0.0);
+                }
+            }
+            self.weight = left;
+            if oldest.weight > 0.0 {
+                self.log_weight -= oldest.weight.ln();
+            }
+            window.drop_oldest();
+        } else if self.beginning && window.is_full() {
+            (anew, self.beginning) = (true, false);
+        }
+        if anew {
+            let intercept = self.information.has_intercept();
+            let specification = lsq::Specification { intercept, penalty: memory.penalty, ..lsq::Specification::default() };
+            let fit = window.fit(&specification)?;
+            self.take_over(&fit);
+        }
         Ok(())
+    }
+
+    /// All but forgets what was learnt so far.
+    fn reset(&mut self) {
+        let known = self.information.effective_observations();
+        let left = self.information.rank() as f64 * LEFT_BY_RESET;
+        if let Some(window) = &mut self.window {
+            window.clear();
+            self.beginning = true;
+        }
+        if known > left {
+            let factor = left / known;
+            self.information.discount(factor);
+            self.weight *= factor;
+            self.moments.iter_mut().for_each(|moments| moments.squares *= factor);
+        }
     }
 
     /// The figures of the fit as they stand now. At sequence 0 they are those that were stored, which were computed with more care.
     #[must_use]
-    pub fn record(&self, stored: &FitRecord, forgetting_factor: f64) -> FitRecord {
+    pub fn record(&self, stored: &FitRecord, online: &Online) -> FitRecord {
         if self.sequence == 0 {
             return stored.clone();
         }
@@ -145,7 +319,7 @@ impl State {
                     ..TargetRecord::default()
                 };
                 // A likelihood of rows that are half forgotten is not one.
-                if forgetting_factor >= 1.0 {
+                if online.forgets_nothing() || online.window.is_some() && !self.beginning {
                     #[allow(clippy::cast_precision_loss)]
                     let n = observations as f64;
                     let likelihood = -0.5 * n * ((std::f64::consts::TAU * residual / n).ln() + 1.0) + 0.5 * self.log_weight;
@@ -167,20 +341,26 @@ impl State {
         }
     }
 
-    /// Little-endian bytes: layout, sequence, weights, moments, information. The same state always gives the same bytes.
+    /// Little-endian bytes. The same state always gives the same bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![LAYOUT];
-        bytes.extend_from_slice(&self.sequence.to_le_bytes());
-        bytes.extend_from_slice(&self.weight.to_le_bytes());
-        bytes.extend_from_slice(&self.log_weight.to_le_bytes());
-        bytes.extend_from_slice(&(self.moments.len() as u64).to_le_bytes());
+        let mut out = Writer::default();
+        out.byte(LAYOUT).whole(self.sequence).float(self.weight).float(self.log_weight);
+        out.whole(self.moments.len() as u64);
         for moments in &self.moments {
-            bytes.extend_from_slice(&moments.mean.to_le_bytes());
-            bytes.extend_from_slice(&moments.squares.to_le_bytes());
+            out.float(moments.mean).float(moments.squares);
         }
-        bytes.extend_from_slice(&self.information.encode());
-        bytes
+        out.float(self.adaptive.surprise()).byte(u8::from(self.beginning));
+        self.monitor.encode(&mut out);
+        match &self.window {
+            None => _ = out.byte(0),
+            Some(window) => {
+                out.byte(1);
+                window.encode(&mut out);
+            }
+        }
+        out.rest(&self.information.encode());
+        out.into_bytes()
     }
 
     /// The state of those bytes.
@@ -188,22 +368,20 @@ impl State {
     /// # Errors
     /// They are not the encoding of a state.
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
-        let mut rest = bytes.strip_prefix(&[LAYOUT]).ok_or(StateError)?;
-        let mut word = || -> Result<[u8; 8], StateError> {
-            let (word, tail) = rest.split_first_chunk::<8>().ok_or(StateError)?;
-            rest = tail;
-            Ok(*word)
-        };
-        let sequence = u64::from_le_bytes(word()?);
-        let weight = f64::from_le_bytes(word()?);
-        let log_weight = f64::from_le_bytes(word()?);
-        let targets = u64::from_le_bytes(word()?);
-        let moments = (0..targets)
-            .map(|_| Ok(Moments { mean: f64::from_le_bytes(word()?), squares: f64::from_le_bytes(word()?) }))
-            .collect::<Result<Vec<_>, StateError>>()?;
-        let information = Information::decode(rest).map_err(|_| StateError)?;
-        if moments.len() == information.responses() {
-            Ok(Self { sequence, weight, log_weight, moments, information })
+        let mut input = Reader::new(bytes);
+        if input.byte()? != LAYOUT {
+            return Err(StateError);
+        }
+        let (sequence, weight, log_weight) = (input.whole()?, input.float()?, input.float()?);
+        let targets = input.length(usize::MAX)?;
+        let moments =
+            (0..targets).map(|_| Ok(Moments { mean: input.float()?, squares: input.float()? })).collect::<Result<Vec<_>, StateError>>()?;
+        let (adaptive, beginning) = (Adaptive::of(input.float()?), input.byte()? == 1);
+        let monitor = Monitor::decode(&mut input)?;
+        let window = if input.byte()? == 0 { None } else { Some(Window::decode(&mut input)?) };
+        let information = Information::decode(input.rest()).map_err(|_| StateError)?;
+        if moments.len() == information.responses() && monitor.figures().len() == moments.len() {
+            Ok(Self { sequence, weight, log_weight, moments, adaptive, monitor, window, beginning, variances: Vec::new(), information })
         } else {
             Err(StateError)
         }

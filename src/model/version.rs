@@ -49,6 +49,20 @@ pub struct Document {
     pub warnings: Vec<String>,
     /// Seconds from the first row read to the last figure.
     pub fit_seconds: f64,
+    /// The updates that it was fitted on in the place of the dataset, after a drift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<Refit>,
+}
+
+/// Updates of an older version that a version was fitted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refit {
+    /// The older version.
+    pub version: u64,
+    /// The first row.
+    pub first_sequence: u64,
+    /// The last one.
+    pub last_sequence: u64,
 }
 
 impl Document {

@@ -3,17 +3,18 @@
 //! The map of models sits behind an atomic pointer, and so does each version's state: a prediction loads two pointers and never waits,
 //! whatever is being fitted or learnt. Only the writer publishes, after its commit; it copies the small parts of the map that change.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::OnceCell;
 
 use super::error::ServiceError;
+use super::events::Channel;
 use super::learn;
 use crate::features::Design;
 use crate::frame::{Input, InputKind, InputSchema};
-use crate::model::{Document, State, name};
+use crate::model::{Document, Estimator, Memory, Penalty, State, name};
 use crate::store::models::{AliasRow, ModelRow, VersionRow};
 use crate::store::{self, Store};
 
@@ -21,6 +22,9 @@ use crate::store::{self, Store};
 pub(crate) const SERVED: &str = "served";
 /// Always the newest version; not stored and not to be moved.
 pub(crate) const LATEST: &str = "latest";
+
+/// States of the past that a version keeps in memory.
+const PAST: usize = 8;
 
 /// A version as it is served.
 pub struct Version {
@@ -39,8 +43,14 @@ pub struct Version {
     pub inputs: InputSchema,
     /// What a row to learn from holds: the features, the targets, and a weight when the fit had one.
     pub update_inputs: InputSchema,
+    /// Who is told what it learns.
+    pub(crate) events: Arc<Channel>,
     /// Loaded at start for versions behind an alias, on first use for the others.
     state: OnceCell<ArcSwap<State>>,
+    /// States of the past that were asked for, the latest last.
+    past: Mutex<VecDeque<Arc<State>>>,
+    /// One erasure at a time.
+    pub(crate) erasing: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Version {
@@ -50,7 +60,7 @@ impl std::fmt::Debug for Version {
 }
 
 impl Version {
-    pub(crate) fn new(model: &str, row: &VersionRow, state: Option<State>) -> Result<Self, ServiceError> {
+    pub(crate) fn new(model: &str, row: &VersionRow, state: Option<State>, events: Arc<Channel>) -> Result<Self, ServiceError> {
         let document: Document =
             serde_json::from_str(&row.document).map_err(|_| ServiceError::Internal("a stored version does not decode"))?;
         let design = document.design();
@@ -69,6 +79,9 @@ impl Version {
             inputs: InputSchema::new(features),
             update_inputs: InputSchema::new(learning),
             document,
+            events,
+            past: Mutex::default(),
+            erasing: tokio::sync::Mutex::default(),
             state: state.map_or_else(OnceCell::new, |state| OnceCell::new_with(Some(ArcSwap::from_pointee(state)))),
         })
     }
@@ -82,7 +95,7 @@ impl Version {
             .state
             .get_or_try_init(async || {
                 let mut connection = store.read().await?;
-                Ok::<_, ServiceError>(ArcSwap::from_pointee(load(&mut connection, self).await?))
+                Ok::<_, ServiceError>(ArcSwap::from_pointee(load(&mut connection, self, None).await?))
             })
             .await?;
         Ok(cell.load_full())
@@ -90,8 +103,54 @@ impl Version {
 
     /// The state, loading it through the writer's own connection if it is not in memory.
     pub(crate) async fn state_in(&self, connection: &mut store::Connection) -> Result<Arc<State>, ServiceError> {
-        let cell = self.state.get_or_try_init(async || Ok::<_, ServiceError>(ArcSwap::from_pointee(load(connection, self).await?))).await?;
+        let cell =
+            self.state.get_or_try_init(async || Ok::<_, ServiceError>(ArcSwap::from_pointee(load(connection, self, None).await?))).await?;
         Ok(cell.load_full())
+    }
+
+    /// The state as it stood after update `sequence`.
+    ///
+    /// # Errors
+    /// It has not learnt so many rows yet, or the log of that time is gone.
+    pub(crate) async fn state_at(&self, store: &Store, sequence: u64) -> Result<Arc<State>, ServiceError> {
+        let now = self.state(store).await?;
+        if now.sequence() == sequence {
+            return Ok(now);
+        }
+        if now.sequence() < sequence {
+            let detail = format!("the version has learnt {} rows, not {sequence}", now.sequence());
+            return Err(ServiceError::request("/at/sequence", detail));
+        }
+        let past = || self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = past().iter().find(|state| state.sequence() == sequence) {
+            return Ok(known.clone());
+        }
+        let mut connection = store.read().await?;
+        let erased = store::updates::erasures(&mut connection, self.id).await?;
+        let state = Arc::new(load(&mut connection, self, Some(sequence)).await?);
+        // A row may have been erased meanwhile: then this is the last time it is seen.
+        if store::updates::erasures(&mut connection, self.id).await? == erased {
+            let mut past = past();
+            past.push_back(state.clone());
+            if past.len() > PAST {
+                past.pop_front();
+            }
+        }
+        Ok(state)
+    }
+
+    /// Forgets states of the past: a row in them was erased.
+    pub(crate) fn forget_past(&self) {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// How it remembers.
+    pub(crate) fn memory(&self) -> Memory<'_> {
+        let penalty = match self.document.estimator {
+            Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. } => penalty,
+            _ => 0.0,
+        };
+        Memory { online: &self.document.online, penalty }
     }
 
     /// Makes a state the one that is read. Only after it is on disk.
@@ -112,21 +171,56 @@ impl Version {
     }
 }
 
-/// The state of a version from its stored form: the newest snapshot (or the fit), then the log after it.
-async fn load(connection: &mut store::Connection, version: &Version) -> Result<State, ServiceError> {
-    let decode = |bytes: &[u8]| State::decode(bytes).map_err(|_| ServiceError::Internal("a stored state does not decode"));
-    let mut state = match store::updates::snapshot(connection, version.id).await? {
-        Some((_, bytes)) => decode(&bytes)?,
-        None => decode(&store::models::state(connection, version.id).await?)?,
-    };
-    loop {
+/// The state of a version from its stored form, as it stands or as it stood at a sequence: the newest snapshot before that (or the fit), then
+/// the log after it.
+async fn load(connection: &mut store::Connection, version: &Version, until: Option<u64>) -> Result<State, ServiceError> {
+    let until = until.unwrap_or(u64::MAX);
+    let mut state = starting_at(connection, version, until).await?;
+    let known = state.sequence();
+    while state.sequence() < until {
         let records = store::updates::after(connection, version.id, state.sequence(), 256).await?;
-        if records.is_empty() {
-            return Ok(state);
+        let Some(first) = records.first() else { break };
+        if state.sequence() == known && first.first_sequence > known + 1 {
+            return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
         }
-        for record in records {
-            learn::replay(version, &mut state, &record)?;
+        for record in records.iter().take_while(|record| record.first_sequence <= until) {
+            learn::replay(version, &mut state, record, until)?;
         }
+    }
+    if until != u64::MAX && state.sequence() < until {
+        return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
+    }
+    Ok(state)
+}
+
+/// The newest stored state at or before a sequence.
+pub(super) async fn starting_at(connection: &mut store::Connection, version: &Version, sequence: u64) -> Result<State, ServiceError> {
+    let bytes = match store::updates::snapshot(connection, version.id, sequence).await? {
+        Some((_, bytes)) => bytes,
+        None => store::models::state(connection, version.id).await?,
+    };
+    State::decode(&bytes).map_err(|_| ServiceError::Internal("a stored state does not decode"))
+}
+
+/// What an alias points to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The version's number.
+    pub version: u64,
+    /// The state in which it is held, if it is.
+    pub(crate) held: Option<Arc<State>>,
+}
+
+impl Target {
+    /// A version as it stands.
+    pub(crate) fn of(version: u64) -> Self {
+        Self { version, held: None }
+    }
+
+    /// The sequence at which the version is held, if it is.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.held.as_ref().map(|state| state.sequence())
     }
 }
 
@@ -141,20 +235,21 @@ pub struct Model {
     /// Versions by number.
     pub versions: BTreeMap<u64, Arc<Version>>,
     /// Aliases that are stored, `served` among them.
-    pub aliases: BTreeMap<String, u64>,
+    pub aliases: BTreeMap<String, Target>,
 }
 
 impl Model {
     /// The version behind `/v1/models/{name}`.
     #[must_use]
     pub fn served(&self) -> Option<&Arc<Version>> {
-        self.aliases.get(SERVED).and_then(|number| self.versions.get(number))
+        self.aliases.get(SERVED).and_then(|target| self.versions.get(&target.version))
     }
 
     /// Names that point at a version, `latest` among them.
     #[must_use]
     pub fn aliases_of(&self, number: u64) -> Vec<String> {
-        let mut names: Vec<String> = self.aliases.iter().filter(|(_, target)| **target == number).map(|(alias, _)| alias.clone()).collect();
+        let mut names: Vec<String> =
+            self.aliases.iter().filter(|(_, target)| target.version == number).map(|(alias, _)| alias.clone()).collect();
         if self.versions.last_key_value().is_some_and(|(last, _)| *last == number) {
             names.push(LATEST.to_owned());
         }
@@ -162,16 +257,17 @@ impl Model {
         names
     }
 
-    /// The version that `alias` or a number in text names.
-    pub(crate) fn find(&self, reference: &str) -> Result<&Arc<Version>, ServiceError> {
-        if let Ok(number) = reference.parse::<u64>() {
-            return self.versions.get(&number).ok_or(ServiceError::VersionNotFound);
+    /// The version that `alias` or a number in text names, and the state in which the alias holds it.
+    pub(crate) fn find(&self, reference: &str) -> Result<(&Arc<Version>, Option<Arc<State>>), ServiceError> {
+        let number = |number: u64| self.versions.get(&number).ok_or(ServiceError::VersionNotFound);
+        if let Ok(reference) = reference.parse::<u64>() {
+            return Ok((number(reference)?, None));
         }
         if reference == LATEST {
-            return self.versions.last_key_value().map(|(_, version)| version).ok_or(ServiceError::VersionNotFound);
+            return self.versions.last_key_value().map(|(_, version)| (version, None)).ok_or(ServiceError::VersionNotFound);
         }
-        let number = self.aliases.get(reference).ok_or(ServiceError::AliasNotFound)?;
-        self.versions.get(number).ok_or(ServiceError::VersionNotFound)
+        let target = self.aliases.get(reference).ok_or(ServiceError::AliasNotFound)?;
+        Ok((number(target.version)?, target.held.clone()))
     }
 }
 
@@ -179,6 +275,7 @@ impl Model {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     models: ArcSwap<BTreeMap<String, Arc<Model>>>,
+    channels: Mutex<HashMap<String, Arc<Channel>>>,
 }
 
 impl Catalogue {
@@ -197,16 +294,22 @@ impl Catalogue {
         self.models.load().get(&name).cloned().ok_or(ServiceError::ModelNotFound)
     }
 
-    /// The model and version that `name`, `name@alias` or `name@version` means.
-    pub(crate) fn resolve(&self, reference: &str) -> Result<(Arc<Model>, Arc<Version>), ServiceError> {
+    /// The channel of a model's events.
+    pub(crate) fn channel(&self, model: &str) -> Arc<Channel> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).entry(model.to_owned()).or_default().clone()
+    }
+
+    /// The model and version that `name`, `name@alias` or `name@version` means, and the state in which the alias holds it.
+    pub(crate) fn resolve(&self, reference: &str) -> Result<(Arc<Model>, Arc<Version>, Option<Arc<State>>), ServiceError> {
         let (text, which) = reference.rsplit_once('@').map_or((reference, SERVED), |(text, which)| (text, which));
         let model = self.model(text)?;
-        let version = match model.find(which) {
+        let (version, held) = match model.find(which) {
             // A model whose served version was deleted has no version to answer with, rather than a missing alias.
             Err(ServiceError::AliasNotFound) if which == SERVED => return Err(ServiceError::VersionNotFound),
-            other => other?.clone(),
+            other => other?,
         };
-        Ok((model, version))
+        let version = version.clone();
+        Ok((model, version, held))
     }
 
     /// Puts the map in place that the database holds.
@@ -221,13 +324,13 @@ impl Catalogue {
             .collect();
         for row in versions {
             if let Some(model) = by_id.get_mut(&row.model) {
-                let version = Version::new(&model.name, &row, None)?;
+                let version = Version::new(&model.name, &row, None, self.channel(&model.name))?;
                 model.versions.insert(row.version, Arc::new(version));
             }
         }
         for row in aliases {
             if let Some(model) = by_id.get_mut(&row.model) {
-                model.aliases.insert(row.alias, row.version);
+                model.aliases.insert(row.alias, Target::of(row.version));
             }
         }
         self.models.store(Arc::new(by_id.into_values().map(|model| (model.name.clone(), Arc::new(model))).collect()));

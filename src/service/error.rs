@@ -49,6 +49,9 @@ pub enum ServiceError {
     /// No such alias.
     #[error("the model has no such alias")]
     AliasNotFound,
+    /// No such row in the update log.
+    #[error("the update log of this version has no such row")]
+    UpdateNotFound,
     /// No such job.
     #[error("there is no job of this id")]
     JobNotFound,

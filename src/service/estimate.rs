@@ -11,14 +11,14 @@ use super::datasets::Opened;
 use super::error::ServiceError;
 use super::fit::Plan;
 use super::jobs::Running;
-use super::source::Source;
+use super::source::{self, Source};
 use crate::features::{Design, Feature};
 use crate::frame::Fault;
 use crate::lsq::{self, RowSource};
 use crate::model::version::finite;
 use crate::model::{
-    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Moved, PathRecord, Penalty, Selection, Specification, State,
-    Strength, Validation, ValidationRecord,
+    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Memory, Moved, Online, PathRecord, Penalty, Prior, Selection,
+    Specification, State, Strength, Validation, ValidationRecord,
 };
 
 /// The most design columns: the triangular factor alone takes 8·p² bytes.
@@ -53,6 +53,7 @@ pub(super) fn compute(
 ) -> Result<(Document, State), ServiceError> {
     let begun = Instant::now();
     let Plan { specification, columns, mut features, mut warnings, pretrained, extra } = plan;
+    let first = source::first_row(&dataset, specification.online.window);
     let mut source = Source {
         runtime,
         running,
@@ -64,6 +65,7 @@ pub(super) fn compute(
         cache: None,
         passes: 0,
         skipped: 0,
+        first,
     };
     source.find_levels(&mut features)?;
     source.design = Design::new(features);
@@ -113,6 +115,10 @@ pub(super) fn compute(
             validated(&mut source, validation, &segments, &specification, &estimator, &names, prior.as_ref())
         })
         .transpose()?;
+    if let Some(window) = specification.online.window {
+        let low = source.design.is_extended();
+        state = state.with_window(&mut source, low, window)?;
+    }
     let moved = pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default();
     let document = Document {
         dataset: specification.dataset,
@@ -135,18 +141,41 @@ pub(super) fn compute(
         constraints: specification.constraints,
         warnings,
         fit_seconds: begun.elapsed().as_secs_f64(),
+        refit: None,
     };
     Ok((document, state))
 }
 
-/// The fit of ordinary, weighted or ridge least squares that a stored version came from.
-pub(super) fn again(source: &mut Source<'_>, document: &Document) -> Result<lsq::Fit, lsq::Error> {
-    let penalty = match document.estimator {
-        Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. } => penalty,
+/// A fit that was made again.
+pub(super) enum Refit {
+    /// Linear in the response.
+    Linear(lsq::Fit),
+    /// By an M-estimator.
+    Robust(lsq::RobustFit),
+}
+
+/// The fit that a stored version came from: of least squares, weighted, ridge, or around a prior, or a robust one.
+pub(super) fn again(source: &mut Source<'_>, document: &Document) -> Result<Refit, lsq::Error> {
+    if let Some(asked) = robustness(&document.estimator, document.intercept) {
+        return lsq::robust(source, &asked).map(Refit::Robust);
+    }
+    let penalty = match (&document.estimator, &document.prior) {
+        (Estimator::Ridge { penalty: Penalty::Fixed(penalty), .. }, _) | (_, Some(Prior { strength: Strength::Number(penalty), .. })) => {
+            *penalty
+        }
         _ => 0.0,
     };
+    // The pretrained model may have learnt since, or be gone: its coefficients of that time stand in the version's own record.
+    let prior = document.prior.as_ref().map(|_| started_from(document, source.predictors()));
     let solver = lsq::Solver::parse(&document.solver).unwrap_or_default();
-    lsq::fit(source, &lsq::Specification { intercept: document.intercept, penalty, solver, ..lsq::Specification::default() })
+    let asked = lsq::Specification { intercept: document.intercept, penalty, solver, prior: prior.as_ref().map(Mat::as_ref) };
+    lsq::fit(source, &asked).map(Refit::Linear)
+}
+
+/// The slopes that a prior pulled towards, p×q.
+fn started_from(document: &Document, predictors: usize) -> Mat<f64> {
+    let from: Vec<f64> = document.moved.iter().map(|moved| moved.from.unwrap_or(0.0)).collect();
+    Mat::from_fn(predictors, document.target.len(), |row, column| from.get(column * predictors + row).copied().unwrap_or(0.0))
 }
 
 /// Bounds and constraints speak of design columns, which are known only now.
@@ -219,6 +248,8 @@ fn continue_from(
         ));
     }
     let mut state = pretrained.state.afresh();
+    let online = Online::default();
+    let memory = Memory { online: &online, penalty: 0.0 };
     let (mut x, mut low, mut y) = (Vec::new(), Vec::new(), Vec::new());
     let mut innovations = vec![0.0; specification.target.len()];
     source.pass(&mut |block| {
@@ -233,11 +264,11 @@ fn continue_from(
             y.extend((0..block.response.ncols()).map(|column| block.response[(row, column)]));
             let weight = block.weights.map_or(1.0, |weights| weights[row]);
             let row = lsq::Row { high: &x, low: (!low.is_empty()).then_some(low.as_slice()) };
-            state.learn(row, &y, weight, 1.0, &mut innovations)?;
+            state.learn(row, &y, weight, memory, &mut innovations)?;
         }
         Ok(())
     })?;
-    let record = state.record(&before.fit, 1.0);
+    let record = state.record(&before.fit, &online);
     Ok((record, state.afresh(), None))
 }
 
@@ -305,8 +336,7 @@ fn estimate(
             estimated.0.estimator = Estimator::ElasticNet { penalty, l1_ratio: *l1_ratio, choice: *choice, positive: *positive };
             Ok(estimated.0)
         }
-        Estimator::Huber { threshold } => robust(source, intercept, lsq::Loss::Huber { threshold: *threshold }, specification),
-        Estimator::Bisquare { threshold } => robust(source, intercept, lsq::Loss::Bisquare { threshold: *threshold }, specification),
+        Estimator::Huber { .. } | Estimator::Bisquare { .. } => robust(source, specification),
         Estimator::Nnls { lower, upper } => {
             let bound = |bounds: &BTreeMap<String, f64>, otherwise: f64| {
                 names.iter().map(|name| bounds.get(name).copied().unwrap_or(otherwise)).collect()
@@ -477,8 +507,20 @@ fn elastic_net(
     Ok((Estimated { fit, estimator: Estimator::Ols, selection, descent: None, warnings }, found.penalty))
 }
 
-fn robust(source: &mut dyn RowSource, intercept: bool, loss: lsq::Loss, specification: &Specification) -> Result<Estimated, lsq::Error> {
-    let found = lsq::robust(source, &lsq::Robust { loss, intercept, ..lsq::Robust::default() })?;
+/// What is asked of a robust fit; `None` for other estimators.
+fn robustness(estimator: &Estimator, intercept: bool) -> Option<lsq::Robust> {
+    let (loss, rounds) = match *estimator {
+        Estimator::Huber { threshold, rounds } => (lsq::Loss::Huber { threshold }, rounds),
+        Estimator::Bisquare { threshold, rounds } => (lsq::Loss::Bisquare { threshold }, rounds),
+        _ => return None,
+    };
+    Some(lsq::Robust { loss, intercept, rounds: usize::try_from(rounds).unwrap_or(usize::MAX), ..lsq::Robust::default() })
+}
+
+fn robust(source: &mut dyn RowSource, specification: &Specification) -> Result<Estimated, lsq::Error> {
+    let asked =
+        robustness(&specification.estimator, specification.intercept).ok_or(lsq::Error::Solver("this estimator is not a robust one"))?;
+    let found = lsq::robust(source, &asked)?;
     let mut warnings = Vec::new();
     if !found.converged {
         warnings.push(format!("the reweighting had not settled after {} rounds", found.rounds));

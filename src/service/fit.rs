@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::{Model, SERVED, Version};
+use super::catalogue::{Model, SERVED, Target, Version};
 use super::datasets::Opened;
 use super::error::ServiceError;
 use super::estimate::{self, Pretrained};
@@ -197,16 +197,17 @@ async fn fit_and_store(
     let bytes = state.encode();
     let (name, job) = (model.to_owned(), running.state.borrow().id.clone());
     let publisher = service.clone();
+    let events = service.catalogue.channel(model);
     let added = service
         .writer
         .run(
             async move |writer: &mut Connection| {
                 let added = store::models::add_version(writer, &name, &text, bytes).await?;
                 if serve {
-                    store::models::set_alias(writer, added.model.id, SERVED, added.version.version).await?;
+                    store::models::set_alias(writer, added.model.id, SERVED, added.version.version, None).await?;
                 }
                 store::jobs::finish(writer, &job, JobState::Succeeded.as_str(), Some(added.version.version), None).await?;
-                let version = Arc::new(Version::new(&name, &added.version, Some(state))?);
+                let version = Arc::new(Version::new(&name, &added.version, Some(state), events)?);
                 Ok((added.model, version))
             },
             move |(row, version)| {
@@ -220,10 +221,11 @@ async fn fit_and_store(
                     });
                     model.versions.insert(version.number, version.clone());
                     if serve {
-                        model.aliases.insert(SERVED.to_owned(), version.number);
+                        model.aliases.insert(SERVED.to_owned(), Target::of(version.number));
                     }
                     Some(model)
                 });
+                version.events.send("version", &serde_json::json!({"version": version.number, "served": serve}));
             },
         )
         .await?;

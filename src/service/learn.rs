@@ -9,21 +9,26 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Replayable;
 use super::catalogue::Version;
 use super::error::ServiceError;
+use super::refit::Drifted;
 use crate::features::RowBuffer;
 use crate::frame::Fault;
 use crate::lsq;
-use crate::model::State;
+use crate::model::monitor::Mark;
+use crate::model::{DriftAction, State};
 use crate::store::updates::LogRecord;
 use crate::store::{self, Connection, StoreError};
 use crate::telemetry;
 
 /// Rows learnt since the last snapshot after which a new one is taken: bounds the replay at start.
 const SNAPSHOT_EVERY: u64 = 10_000;
+/// Snapshots that are kept; past twice as many, every second one goes.
+const SNAPSHOTS: u64 = 32;
 
 /// What an update is answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,20 +68,56 @@ impl UpdateRequest {
 
 /// What a group learnt, to be published and answered after the commit.
 pub(crate) struct Learnt {
-    states: Vec<(Arc<Version>, State)>,
+    groups: Vec<Group>,
     outcomes: Vec<Result<Replayable<Reply>, ServiceError>>,
+}
+
+/// What one version learnt.
+struct Group {
+    version: Arc<Version>,
+    state: State,
+    first_sequence: u64,
+    marks: Vec<Mark>,
+}
+
+impl Group {
+    fn tell(&self) {
+        let (sequence, number) = (self.state.sequence(), self.version.number);
+        let rmse: Vec<_> = self.state.monitor().latest().iter().map(|figures| figures.rmse).collect();
+        let rmse = if let [single] = rmse.as_slice() { json!(single) } else { json!(rmse) };
+        self.version.events.send(
+            "updates",
+            &json!({
+                "version": number, "first_sequence": self.first_sequence, "sequence": sequence,
+                "rows": sequence + 1 - self.first_sequence, "rmse": rmse,
+            }),
+        );
+        let action = self.version.document.online.drift.map(|watch| watch.action.as_str());
+        for mark in &self.marks {
+            let drift = json!({"version": number, "sequence": mark.sequence, "recent_rows": mark.recent, "action": action});
+            self.version.events.send("drift", &drift);
+        }
+    }
 }
 
 impl Learnt {
     /// Publishes the states, then answers the requests, in that order: who has an answer can read its effect.
-    pub(crate) fn settle(self, requests: impl Iterator<Item = UpdateRequest>) {
+    pub(crate) fn settle(self, requests: impl Iterator<Item = UpdateRequest>, drifts: &mpsc::UnboundedSender<Drifted>) {
         // Counted before anybody is answered: who has an answer finds it in the metrics too.
         let rows = self.outcomes.iter().flatten().filter(|reply| !reply.replayed).map(|reply| reply.value.accepted).sum();
         metrics::counter!(telemetry::UPDATES).increment(rows);
-        for (version, state) in self.states {
+        for group in self.groups {
             // The coefficients are worked out here, not by the first reader.
-            state.information().settle();
-            version.publish(state);
+            group.state.information().settle();
+            group.tell();
+            if let Some(mark) = group.marks.last() {
+                metrics::counter!(telemetry::DRIFTS).increment(group.marks.len() as u64);
+                if group.version.document.online.drift.is_some_and(|watch| watch.action == DriftAction::Refit) {
+                    // The receiver is gone only when the service is.
+                    let _ = drifts.send(Drifted { version: group.version.clone(), mark: *mark });
+                }
+            }
+            group.version.publish(group.state);
         }
         for (request, outcome) in requests.zip(self.outcomes) {
             request.settle(outcome);
@@ -90,6 +131,7 @@ struct Working {
     state: State,
     first_sequence: u64,
     log: Vec<f64>,
+    marks: Vec<Mark>,
     /// Answers to events of this group, not yet in the database.
     events: HashMap<String, Vec<f64>>,
 }
@@ -117,17 +159,31 @@ pub(crate) async fn apply(connection: &mut Connection, requests: &mut [UpdateReq
             outcome => outcomes.push(outcome),
         }
     }
-    let mut states = Vec::with_capacity(working.len());
+    let mut groups = Vec::with_capacity(working.len());
     for done in working.into_values().flatten().filter(|done| !done.log.is_empty()) {
-        let id = done.version.id;
-        let sequence = done.state.sequence();
-        store::updates::append(connection, id, done.first_sequence, sequence + 1 - done.first_sequence, &done.log).await?;
-        if sequence / SNAPSHOT_EVERY > (done.first_sequence - 1) / SNAPSHOT_EVERY {
-            store::updates::set_snapshot(connection, id, sequence, done.state.encode()).await?;
+        let Working { version, state, first_sequence, log, marks, .. } = done;
+        let sequence = state.sequence();
+        store::updates::append(connection, version.id, first_sequence, sequence + 1 - first_sequence, &log).await?;
+        if sequence / SNAPSHOT_EVERY > (first_sequence - 1) / SNAPSHOT_EVERY {
+            snapshot(connection, &version, &state).await?;
         }
-        states.push((done.version, done.state));
+        groups.push(Group { version, state, first_sequence, marks });
     }
-    Ok(Learnt { states, outcomes })
+    Ok(Learnt { groups, outcomes })
+}
+
+/// Takes a snapshot, and lets go of as much of the log as the version's retention says.
+pub(super) async fn snapshot(connection: &mut Connection, version: &Version, state: &State) -> Result<(), ServiceError> {
+    let sequence = state.sequence();
+    let stride = (sequence / SNAPSHOT_EVERY / SNAPSHOTS).max(1).next_power_of_two();
+    store::updates::add_snapshot(connection, version.id, sequence, state.encode(), SNAPSHOT_EVERY, stride).await?;
+    if let Some(retention) = version.document.online.retention {
+        let rows = retention.rows.map(|rows| sequence.saturating_sub(rows));
+        let hours = retention.days.map(|days| i64::try_from(days.saturating_mul(24)).unwrap_or(i64::MAX).min(1 << 20));
+        let moment = hours.map(|hours| store::moment(jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours)));
+        store::updates::trim(connection, version.id, rows, moment.as_deref(), sequence).await?;
+    }
+    Ok(())
 }
 
 async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Option<Working>, ServiceError> {
@@ -135,7 +191,14 @@ async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Op
         return Ok(None);
     }
     let state = State::clone(&*version.state_in(connection).await?);
-    Ok(Some(Working { version: version.clone(), first_sequence: state.sequence() + 1, state, log: Vec::new(), events: HashMap::new() }))
+    Ok(Some(Working {
+        version: version.clone(),
+        first_sequence: state.sequence() + 1,
+        state,
+        log: Vec::new(),
+        marks: Vec::new(),
+        events: HashMap::new(),
+    }))
 }
 
 /// Learns the rows of one request, or none of them.
@@ -152,9 +215,9 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
     let targets = version.document.target.len();
     let width = version.learning_width();
     let rows = request.cells.len() / width;
-    // One row leaves the state alone when it fails; several need a way back.
-    let before = (rows > 1).then(|| working.state.clone());
-    let (logged, mut fresh) = (working.log.len(), Vec::new());
+    // One row leaves the state alone when it fails; several, and a window that slides, need a way back.
+    let before = (rows > 1 || version.document.online.window.is_some()).then(|| working.state.clone());
+    let (logged, marked, mut fresh) = (working.log.len(), working.marks.len(), Vec::new());
     let mut reply = Reply {
         version: version.number,
         sequence: 0,
@@ -170,7 +233,11 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
                 Some(answer) => Some(answer.clone()),
                 None => store::updates::event(connection, version.id, event).await?.map(|(_, answer)| answer),
             };
-            if let Some(answer) = known {
+            if let Some(mut answer) = known {
+                if answer.is_empty() {
+                    // Erased: that it was learnt is known, what it said is not.
+                    answer.resize(2 * targets, f64::NAN);
+                }
                 let (predictions, errors) = answer.split_at(answer.len() / 2);
                 reply.predictions.extend_from_slice(predictions);
                 reply.errors.extend_from_slice(errors);
@@ -178,12 +245,13 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
             }
         }
         match step(&version, &mut working.state, cells, &mut scratch) {
-            Ok(()) => {}
+            Ok(mark) => working.marks.extend(mark),
             Err(error) => {
                 if let Some(before) = before {
                     working.state = before;
                 }
                 working.log.truncate(logged);
+                working.marks.truncate(marked);
                 for (event, _) in fresh {
                     working.events.remove(&event);
                 }
@@ -223,25 +291,33 @@ struct Scratch {
 }
 
 /// Learns one row of cells: the one way in, live and at replay.
-fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scratch) -> Result<(), lsq::Error> {
+fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scratch) -> Result<Option<Mark>, lsq::Error> {
     let features = version.document.features.len();
     let targets = version.document.target.len();
     let row = version.design.row(&cells[..features], &mut scratch.design_row);
     scratch.innovations.resize(targets, 0.0);
     let weight = cells[features + targets];
-    state.learn(row, &cells[features..features + targets], weight, version.document.online.forgetting_factor, &mut scratch.innovations)
+    state.learn(row, &cells[features..features + targets], weight, version.memory(), &mut scratch.innovations)
 }
 
-/// Learns a record of the log again.
+/// Learns a record of the log again, no further than `until`.
 ///
 /// # Errors
 /// The record does not follow on the state: the log is damaged.
-pub(crate) fn replay(version: &Version, state: &mut State, record: &LogRecord) -> Result<(), ServiceError> {
-    if record.first_sequence != state.sequence() + 1 || !record.values.len().is_multiple_of(version.learning_width()) {
+pub(crate) fn replay(version: &Version, state: &mut State, record: &LogRecord, until: u64) -> Result<(), ServiceError> {
+    let width = version.learning_width();
+    if record.first_sequence != state.sequence() + 1 || !record.values.len().is_multiple_of(width) {
         return Err(StoreError::Corrupt("the update log has a gap").into());
     }
     let mut scratch = Scratch::default();
-    for cells in record.values.chunks_exact(version.learning_width()) {
+    for (place, cells) in record.values.chunks_exact(width).enumerate() {
+        if state.sequence() >= until {
+            break;
+        }
+        if record.erased.iter().any(|erased| *erased as usize == place) {
+            state.skip();
+            continue;
+        }
         step(version, state, cells, &mut scratch).map_err(|_| StoreError::Corrupt("a record of the update log cannot be learnt"))?;
     }
     Ok(())

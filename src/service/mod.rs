@@ -6,14 +6,17 @@
 mod catalogue;
 mod datasets;
 mod diagnose;
+mod erase;
 mod error;
 mod estimate;
+mod events;
 mod fit;
 mod idempotency;
 mod jobs;
 mod learn;
 mod models;
 mod predict;
+mod refit;
 mod source;
 mod update;
 mod writer;
@@ -24,10 +27,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Semaphore, watch};
 
-pub use catalogue::{Catalogue, Model, Version};
+pub use catalogue::{Catalogue, Model, Target, Version};
 pub use datasets::{Description, Landed, Upload};
 pub use diagnose::{Findings, LEVELS, Wanted};
+pub use erase::{Erased, Row};
 pub use error::ServiceError;
+pub use events::{Channel, Event, Listening};
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use jobs::{Job, JobState};
 pub use learn::Reply as UpdateReply;
@@ -104,8 +109,9 @@ impl Service {
         if interrupted > 0 {
             tracing::warn!(jobs = interrupted, "fits were interrupted by the end of the last process");
         }
+        let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
         let (writer, thread, failed) =
-            writer::Writer::start(connection).map_err(|_| ServiceError::Internal("the writer's thread could not be started"))?;
+            writer::Writer::start(connection, drifts).map_err(|_| ServiceError::Internal("the writer's thread could not be started"))?;
         let service = Arc::new(Self {
             store: store.clone(),
             writer,
@@ -118,6 +124,7 @@ impl Service {
             stopping: AtomicBool::new(false),
             failed,
         });
+        tokio::spawn(refit::follow(Arc::downgrade(&service), drifted));
         Ok((service, Closing { store, writer: thread }))
     }
 
@@ -132,16 +139,28 @@ impl Service {
         let versions = store::models::all_versions(&mut connection).await?;
         let aliases = store::models::all_aliases(&mut connection).await?;
         drop(connection);
+        let held: Vec<_> = aliases.iter().filter_map(|row| Some((row.model, row.alias.clone(), row.version, row.sequence?))).collect();
         self.catalogue.fill(models, versions, aliases)?;
         let models = self.catalogue.all();
         let mut loaded = 0;
         for model in models.values() {
-            for number in model.aliases.values() {
-                if let Some(version) = model.versions.get(number) {
+            for target in model.aliases.values() {
+                if let Some(version) = model.versions.get(&target.version) {
                     version.state(&self.store).await?;
                     loaded += 1;
                 }
             }
+        }
+        for (id, alias, number, sequence) in held {
+            let Some(model) = models.values().find(|model| model.id == id) else { continue };
+            let Some(version) = model.versions.get(&number) else { continue };
+            let state = version.state_at(&self.store, sequence).await?;
+            self.catalogue.change(&model.name, |model| {
+                model.map(|mut model| {
+                    model.aliases.insert(alias, Target { version: number, held: Some(state) });
+                    model
+                })
+            });
         }
         self.ready.store(true, Ordering::Release);
         tracing::info!(models = models.len(), versions = loaded, seconds = begun.elapsed().as_secs_f64(), "ready");
@@ -172,7 +191,9 @@ impl Service {
         self.pins.stop();
     }
 
-    pub(crate) fn is_stopping(&self) -> bool {
+    /// Whether it is about to end.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::catalogue::{LATEST, Model, Version};
+use super::catalogue::{LATEST, Model, Target, Version};
 use super::error::ServiceError;
+use super::events::Channel;
 use super::{Replayable, Service};
 use crate::model::{State, name};
 use crate::store::{self, Connection};
@@ -14,9 +15,55 @@ impl Service {
     /// # Errors
     /// There is none.
     pub async fn version(&self, reference: &str) -> Result<(Arc<Model>, Arc<Version>, Arc<State>), ServiceError> {
-        let (model, version) = self.catalogue.resolve(reference)?;
-        let state = version.state(&self.store).await?;
+        let (model, version, held) = self.catalogue.resolve(reference)?;
+        let state = self.state_of(&version, held).await?;
         Ok((model, version, state))
+    }
+
+    /// The state of a version, or the one in which an alias holds it.
+    async fn state_of(&self, version: &Version, held: Option<Arc<State>>) -> Result<Arc<State>, ServiceError> {
+        match held {
+            Some(state) => Ok(state),
+            None => version.state(&self.store).await,
+        }
+    }
+
+    /// The version that learns when `reference` does.
+    ///
+    /// # Errors
+    /// There is none, or the alias holds it at a sequence.
+    pub async fn learner(&self, reference: &str) -> Result<Arc<Version>, ServiceError> {
+        let (_, version, held) = self.catalogue.resolve(reference)?;
+        if held.is_some() {
+            return Err(ServiceError::Conflict("this alias holds its version at a sequence; address the version itself to let it learn"));
+        }
+        version.state(&self.store).await?;
+        Ok(version)
+    }
+
+    /// The state of a version as it stood after update `sequence`.
+    ///
+    /// # Errors
+    /// It has not learnt so many rows yet, or the log of that time is no longer kept.
+    pub async fn state_at(&self, version: &Version, sequence: u64) -> Result<Arc<State>, ServiceError> {
+        version.state_at(&self.store, sequence).await
+    }
+
+    /// The channel of a model's events.
+    ///
+    /// # Errors
+    /// There is no such model.
+    pub fn events(&self, model: &str) -> Result<Arc<Channel>, ServiceError> {
+        Ok(self.catalogue.channel(&self.catalogue.model(model)?.name))
+    }
+
+    /// The first sequence of a version that its log still holds, and how many of its rows were erased.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn log(&self, version: &Version) -> Result<(Option<u64>, u64), ServiceError> {
+        let mut connection = self.store.read().await?;
+        Ok((store::updates::first(&mut connection, version.id).await?, store::updates::erasures(&mut connection, version.id).await?))
     }
 
     /// The version of a model by number or alias in an address, with its state.
@@ -25,20 +72,22 @@ impl Service {
     /// There is none.
     pub async fn version_of(&self, model: &str, which: &str) -> Result<(Arc<Model>, Arc<Version>, Arc<State>), ServiceError> {
         let model = self.catalogue.model(model)?;
-        let version = model.find(which)?.clone();
-        let state = version.state(&self.store).await?;
+        let (version, held) = model.find(which)?;
+        let version = version.clone();
+        let state = self.state_of(&version, held).await?;
         Ok((model, version, state))
     }
 
-    /// Points an alias at a version; `version` is a number. Returns whether the alias is new.
+    /// Points an alias at a version, as it stands or as it stood at a sequence; `version` is a number. Returns whether the alias is new.
     ///
     /// # Errors
-    /// No such model or version; a reserved alias; the model has another ETag.
+    /// No such model, version or sequence; a reserved alias; the model has another ETag.
     pub async fn set_alias(
         self: &Arc<Self>,
         model: &str,
         alias: &str,
         version: u64,
+        sequence: Option<u64>,
         if_match: Option<Vec<String>>,
     ) -> Result<bool, ServiceError> {
         let alias = name::alias(alias)?;
@@ -50,6 +99,10 @@ impl Service {
         let loading = model.versions.get(&version).ok_or(ServiceError::VersionNotFound)?;
         // In memory before it is pointed at: the first request through the alias does not wait for a replay.
         loading.state(&self.store).await?;
+        let held = match sequence {
+            Some(sequence) => Some(loading.state_at(&self.store, sequence).await?),
+            None => None,
+        };
         let created = !model.aliases.contains_key(&alias);
         let publisher = self.clone();
         self.writer
@@ -59,16 +112,17 @@ impl Service {
                     if !store::models::has_version(writer, model.id, version).await? {
                         return Err(ServiceError::VersionNotFound);
                     }
-                    store::models::set_alias(writer, model.id, &alias, version).await?;
+                    store::models::set_alias(writer, model.id, &alias, version, sequence).await?;
                     Ok((model.name.clone(), alias))
                 },
                 move |(name, alias)| {
                     publisher.catalogue.change(name, |model| {
                         model.map(|mut model| {
-                            model.aliases.insert(alias.clone(), version);
+                            model.aliases.insert(alias.clone(), Target { version, held });
                             model
                         })
                     });
+                    publisher.catalogue.channel(name).alias(alias, Some(version), sequence);
                 },
             )
             .await?;
@@ -102,6 +156,7 @@ impl Service {
                             model
                         })
                     });
+                    publisher.catalogue.channel(name).alias(alias, None, None);
                 },
             )
             .await?;
@@ -122,7 +177,10 @@ impl Service {
                     store::models::delete(writer, model.id).await?;
                     Ok(model.name.clone())
                 },
-                move |name| publisher.catalogue.change(name, |_| None),
+                move |name| {
+                    publisher.catalogue.change(name, |_| None);
+                    publisher.catalogue.channel(name).send("deleted", &serde_json::json!({"model": name}));
+                },
             )
             .await?;
         Ok(())
@@ -134,7 +192,7 @@ impl Service {
     /// There is none, or an alias points to it.
     pub async fn delete_version(self: &Arc<Self>, model: &str, which: &str) -> Result<(), ServiceError> {
         let model = self.catalogue.model(model)?;
-        let version = model.find(which)?.clone();
+        let version = model.find(which)?.0.clone();
         let publisher = self.clone();
         self.writer
             .run(

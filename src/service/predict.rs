@@ -6,6 +6,7 @@ use super::Service;
 use super::catalogue::Version;
 use super::error::ServiceError;
 use crate::frame::rows::Rows;
+use crate::model::State;
 use crate::model::prediction::{Answer, Question, answer};
 use crate::telemetry;
 
@@ -21,13 +22,12 @@ pub struct Predicted {
 }
 
 impl Service {
-    /// Answers rows that were parsed by the version's own input schema.
+    /// Answers rows that were parsed by the version's own input schema, by one of its states.
     ///
     /// # Errors
-    /// The state could not be loaded, or a prediction is not finite.
-    pub async fn predict(&self, version: Arc<Version>, rows: Rows, question: Question) -> Result<Predicted, ServiceError> {
-        let state = version.state(&self.store).await?;
-        let answer = answer(&state, &version.design, rows.count, &rows.values, question);
+    /// A prediction is not finite.
+    pub fn predict(&self, version: Arc<Version>, state: &State, rows: Rows, question: Question) -> Result<Predicted, ServiceError> {
+        let answer = answer(state, &version.design, rows.count, &rows.values, question);
         let targets = version.document.target.len().max(1);
         if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
             let row = place / targets;

@@ -33,6 +33,8 @@ pub(super) struct Source<'a> {
     pub(super) passes: u64,
     /// Rows that the last pass left out.
     pub(super) skipped: u64,
+    /// Rows at the beginning that take no part: those before a window.
+    pub(super) first: u64,
 }
 
 impl<'a> Source<'a> {
@@ -58,9 +60,15 @@ impl<'a> Source<'a> {
             cache: None,
             passes: 0,
             skipped: 0,
+            first: first_row(&dataset, document.online.window),
             dataset,
         })
     }
+}
+
+/// The row of a dataset, counted from 0, with which a window of its last rows begins.
+pub(super) fn first_row(dataset: &Opened, window: Option<u64>) -> u64 {
+    window.map_or(0, |window| dataset.description.row.rows.saturating_sub(window))
 }
 
 impl Source<'_> {
@@ -177,8 +185,9 @@ impl RowSource for Source<'_> {
         let mut block = Block::default();
         let mut skipped = 0;
         let mut refused = None;
+        let first = self.first;
         let outcome = self.frames(|frame, first_row| {
-            let mut begin = 0;
+            let mut begin = usize::try_from(first.saturating_sub(first_row)).unwrap_or(usize::MAX).min(frame.rows);
             while begin < frame.rows {
                 let end = frame.rows.min(begin + rows_at_once);
                 skipped += features::assemble(roles, &frame.columns, begin..end, &mut block).map_err(|error| match error {

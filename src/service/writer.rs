@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::ServiceError;
 use super::learn::{self, UpdateRequest};
+use super::refit::Drifted;
 use crate::planted::{self, Bug};
 use crate::store::{self, Connection, StoreError};
 use crate::telemetry;
@@ -27,6 +28,8 @@ const QUEUE: usize = 1024;
 /// Something to be done inside a write transaction.
 trait Operation: Send {
     fn apply<'a>(&'a mut self, writer: &'a mut Connection) -> LocalBoxFuture<'a, Result<(), ServiceError>>;
+    /// Whether nothing else may share its commit: updates in it would start from a state that it is about to replace.
+    fn is_alone(&self) -> bool;
     /// Called once, after the commit (`Ok`) or when it is known that nothing happened (`Err`).
     fn settle(self: Box<Self>, outcome: Result<(), ServiceError>);
 }
@@ -34,6 +37,8 @@ trait Operation: Send {
 enum Message {
     Operation(Box<dyn Operation>),
     Update(Box<UpdateRequest>),
+    /// Folds the WAL into the file between two commits.
+    Checkpoint(oneshot::Sender<Result<(), ServiceError>>),
 }
 
 /// A handle on the writer. The writer ends when the last handle is dropped.
@@ -47,6 +52,7 @@ struct Once<F, T, P> {
     work: Option<F>,
     result: Option<T>,
     publish: P,
+    alone: bool,
     reply: oneshot::Sender<Result<T, ServiceError>>,
 }
 
@@ -64,6 +70,10 @@ where
         })
     }
 
+    fn is_alone(&self) -> bool {
+        self.alone
+    }
+
     fn settle(self: Box<Self>, outcome: Result<(), ServiceError>) {
         let this = *self;
         let outcome = outcome.and_then(|()| this.result.ok_or(ServiceError::Internal("an operation left no result")));
@@ -76,8 +86,11 @@ where
 }
 
 impl Writer {
-    /// Starts the writer's thread on a connection. The receiver turns to `true` when a write or sync has failed for good.
-    pub(crate) fn start(connection: Connection) -> Result<(Self, std::thread::JoinHandle<()>, watch::Receiver<bool>), std::io::Error> {
+    /// Starts the writer's thread on a connection. Drifts that ask for a refit go to `drifts`. The receiver turns to `true` when a write or sync has failed for good.
+    pub(crate) fn start(
+        connection: Connection,
+        drifts: mpsc::UnboundedSender<Drifted>,
+    ) -> Result<(Self, std::thread::JoinHandle<()>, watch::Receiver<bool>), std::io::Error> {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let broken = Arc::new(AtomicBool::new(false));
         let (alarm, alarmed) = watch::channel(false);
@@ -85,7 +98,7 @@ impl Writer {
         let flag = broken.clone();
         let thread = std::thread::Builder::new()
             .name("lsqd-writer".to_owned())
-            .spawn(move || runtime.block_on(run(connection, receiver, &flag, &alarm)))?;
+            .spawn(move || runtime.block_on(run(connection, receiver, &flag, &alarm, &drifts)))?;
         Ok((Self { queue, broken }, thread, alarmed))
     }
 
@@ -99,8 +112,37 @@ impl Writer {
         F: AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send + 'static,
         P: FnOnce(&T) + Send + 'static,
     {
+        self.queue(false, work, publish).await
+    }
+
+    /// The same in a commit of its own, which no update shares.
+    ///
+    /// # Errors
+    /// As [`Writer::run`].
+    pub(crate) async fn run_alone<T, F, P>(&self, work: F, publish: P) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send + 'static,
+        P: FnOnce(&T) + Send + 'static,
+    {
+        self.queue(true, work, publish).await
+    }
+
+    async fn queue<T, F, P>(&self, alone: bool, work: F, publish: P) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send + 'static,
+        P: FnOnce(&T) + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Operation(Box::new(Once { work: Some(work), result: None, publish, reply }))).await?;
+        self.send(Message::Operation(Box::new(Once { work: Some(work), result: None, publish, alone, reply }))).await?;
+        answer.await.map_err(|_| ServiceError::Unavailable("the server is stopping"))?
+    }
+
+    /// Folds the WAL into the file, as far as readers allow.
+    pub(crate) async fn checkpoint(&self) -> Result<(), ServiceError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Checkpoint(reply)).await?;
         answer.await.map_err(|_| ServiceError::Unavailable("the server is stopping"))?
     }
 
@@ -121,7 +163,13 @@ impl Writer {
     }
 }
 
-async fn run(mut connection: Connection, mut queue: mpsc::Receiver<Message>, broken: &AtomicBool, alarm: &watch::Sender<bool>) {
+async fn run(
+    mut connection: Connection,
+    mut queue: mpsc::Receiver<Message>,
+    broken: &AtomicBool,
+    alarm: &watch::Sender<bool>,
+    drifts: &mpsc::UnboundedSender<Drifted>,
+) {
     let mut operations = Vec::new();
     let mut updates = Vec::new();
     let mut held = None;
@@ -135,7 +183,15 @@ async fn run(mut connection: Connection, mut queue: mpsc::Receiver<Message>, bro
         let mut next = Some(first);
         while let Some(message) = next.take() {
             match message {
-                Message::Operation(operation) if operations.len() < OPERATIONS => operations.push(operation),
+                Message::Operation(operation) if operation.is_alone() && operations.is_empty() && updates.is_empty() => {
+                    operations.push(operation);
+                    break;
+                }
+                Message::Operation(operation) if operations.len() < OPERATIONS && !operation.is_alone() => operations.push(operation),
+                Message::Checkpoint(reply) if operations.is_empty() && updates.is_empty() => {
+                    let _ = reply.send(store::checkpoint(&mut connection).await.map_err(Into::into));
+                    break;
+                }
                 Message::Update(update) if updates.len() < UPDATES => updates.push(*update),
                 full => {
                     held = Some(full);
@@ -144,10 +200,13 @@ async fn run(mut connection: Connection, mut queue: mpsc::Receiver<Message>, bro
             }
             next = queue.try_recv().ok();
         }
+        if operations.is_empty() && updates.is_empty() {
+            continue;
+        }
         let outcome = if broken.load(Ordering::Acquire) {
             Err(ServiceError::Unavailable("the database can no longer be written"))
         } else {
-            commit_group(&mut connection, &mut operations, &mut updates).await
+            commit_group(&mut connection, &mut operations, &mut updates, drifts).await
         };
         if let Err(error) = outcome {
             if let ServiceError::Store(cause) = &error {
@@ -181,6 +240,7 @@ async fn commit_group(
     connection: &mut Connection,
     operations: &mut Vec<Box<dyn Operation>>,
     updates: &mut Vec<UpdateRequest>,
+    drifts: &mpsc::UnboundedSender<Drifted>,
 ) -> Result<(), ServiceError> {
     store::begin(connection).await?;
     let applied = apply_group(connection, operations, updates).await;
@@ -196,7 +256,7 @@ async fn commit_group(
     if planted::has(Bug::ReplyBeforeCommit)
         && let Some(learnt) = learnt.take()
     {
-        learnt.settle(updates.drain(..));
+        learnt.settle(updates.drain(..), drifts);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     if let Err(error) = store::commit(connection).await {
@@ -208,7 +268,7 @@ async fn commit_group(
         operation.settle(outcome);
     }
     if let Some(learnt) = learnt {
-        learnt.settle(updates.drain(..));
+        learnt.settle(updates.drain(..), drifts);
     }
     Ok(())
 }

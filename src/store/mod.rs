@@ -59,6 +59,8 @@ impl Store {
             .busy_timeout(Duration::from_secs(5))
             .pragma("trusted_schema", "OFF")
             .pragma("cell_size_check", "ON")
+            // What is erased is overwritten, not only let go of.
+            .pragma("secure_delete", "ON")
             .pragma("journal_size_limit", "67108864")
             .disable_statement_logging();
         let mut writer = options.clone().pragma("wal_autocheckpoint", "4000").connect().await?;
@@ -122,9 +124,15 @@ pub async fn end_savepoint(writer: &mut Connection, keep: bool) -> Result<(), St
     Ok(())
 }
 
+/// Folds the WAL into the file and empties it, as far as readers allow: what was overwritten is gone from both.
+pub async fn checkpoint(writer: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(writer).await?;
+    Ok(())
+}
+
 /// Folds the WAL into the file and closes the writer.
 pub async fn close_writer(mut writer: Connection) -> Result<(), StoreError> {
-    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut writer).await?;
+    checkpoint(&mut writer).await?;
     writer.close().await?;
     Ok(())
 }
@@ -167,7 +175,13 @@ pub fn unseal<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], Store
 /// The present moment as RFC 3339 text in UTC, microseconds kept.
 #[must_use]
 pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+    moment(jiff::Timestamp::now())
+}
+
+/// A moment in the same form; such texts are ordered as their moments are.
+#[must_use]
+pub fn moment(timestamp: jiff::Timestamp) -> String {
+    timestamp.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
 #[cfg(test)]

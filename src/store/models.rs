@@ -39,6 +39,8 @@ pub struct AliasRow {
     pub alias: String,
     /// What it points to.
     pub version: u64,
+    /// The sequence at which it is held.
+    pub sequence: Option<u64>,
 }
 
 /// All models, by name.
@@ -67,9 +69,16 @@ pub async fn all_versions(connection: &mut Connection) -> Result<Vec<VersionRow>
 
 /// All aliases of all models.
 pub async fn all_aliases(connection: &mut Connection) -> Result<Vec<AliasRow>, StoreError> {
-    let rows = sqlx::query("SELECT model_id, alias, version FROM aliases ORDER BY model_id, alias").fetch_all(connection).await?;
+    let rows = sqlx::query("SELECT model_id, alias, version, sequence FROM aliases ORDER BY model_id, alias").fetch_all(connection).await?;
     rows.iter()
-        .map(|row| Ok(AliasRow { model: row.try_get(0)?, alias: row.try_get(1)?, version: row.try_get::<i64, _>(2)?.unsigned_abs() }))
+        .map(|row| {
+            Ok(AliasRow {
+                model: row.try_get(0)?,
+                alias: row.try_get(1)?,
+                version: row.try_get::<i64, _>(2)?.unsigned_abs(),
+                sequence: row.try_get::<Option<i64>, _>(3)?.map(i64::unsigned_abs),
+            })
+        })
         .collect()
 }
 
@@ -98,6 +107,17 @@ pub async fn has_version(connection: &mut Connection, model: i64, version: u64) 
 pub async fn has_alias(connection: &mut Connection, model: i64, version: u64) -> Result<bool, StoreError> {
     let found = sqlx::query("SELECT 1 FROM aliases WHERE model_id = ? AND version = ?")
         .bind(model)
+        .bind(version.cast_signed())
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Whether an alias points at a version as it stands.
+pub async fn serves(connection: &mut Connection, model: i64, alias: &str, version: u64) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM aliases WHERE model_id = ? AND alias = ? AND version = ? AND sequence IS NULL")
+        .bind(model)
+        .bind(alias)
         .bind(version.cast_signed())
         .fetch_optional(connection)
         .await?;
@@ -139,14 +159,18 @@ pub async fn add_version(writer: &mut Connection, model: &str, document: &str, s
     Ok(Added { model, version })
 }
 
-/// Points an alias at a version.
-pub async fn set_alias(writer: &mut Connection, model: i64, alias: &str, version: u64) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO aliases (model_id, alias, version) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET version = excluded.version")
-        .bind(model)
-        .bind(alias)
-        .bind(version.cast_signed())
-        .execute(writer)
-        .await?;
+/// Points an alias at a version, as it stands or as it stood at a sequence.
+pub async fn set_alias(writer: &mut Connection, model: i64, alias: &str, version: u64, sequence: Option<u64>) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO aliases (model_id, alias, version, sequence) VALUES (?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET version = excluded.version, sequence = excluded.sequence",
+    )
+    .bind(model)
+    .bind(alias)
+    .bind(version.cast_signed())
+    .bind(sequence.map(u64::cast_signed))
+    .execute(writer)
+    .await?;
     Ok(())
 }
 

@@ -263,9 +263,9 @@ async fn what_a_fit_cannot_take_is_named_by_pointer() {
             vec!["/online/forgetting_factor"],
         ),
         (
-            json!({"dataset": "t", "target": "y", "online": {"window": 5, "drift": {}}}),
-            "not_supported",
-            vec!["/online/window", "/online/drift"],
+            json!({"dataset": "t", "target": "y", "online": {"window": true, "drift": 5}}),
+            "invalid_request",
+            vec!["/online/drift", "/online/window"],
         ),
         (
             json!({"dataset": "t", "target": "y", "validation": {"kind": "kfold", "folds": 1}, "prior": {"model": "m"}, "covariance": "hc9"}),
@@ -443,7 +443,10 @@ async fn versions_aliases_and_the_served_one() {
     server.put("/v1/models/m/aliases/served").header("if-match", "\"3-0\"").json(&json!({"version": 1})).expect(200).await;
     server.restart().await;
     let aliases = server.get("/v1/models/m/aliases").expect(200).await.json();
-    assert_eq!(aliases["items"], json!([{"alias": "served", "version": 1}, {"alias": "steady", "version": 2}]));
+    assert_eq!(
+        aliases["items"],
+        json!([{"alias": "served", "version": 1, "sequence": null}, {"alias": "steady", "version": 2, "sequence": null}])
+    );
     for (path, version) in [
         ("/v1/models/m", 1),
         ("/v1/models/m@steady", 2),

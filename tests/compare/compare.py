@@ -937,6 +937,13 @@ def robust(server, table):
                     table.compare(f"{kind}: coefficients", peer, problem, column(version, "estimate", names), fit.params, ITERATED)
                     table.compare(f"{kind}: standard errors", peer, problem, column(version, "std_error", names), fit.bse, ITERATED)
                     table.compare(f"{kind}: scale", peer, problem, version["fit"]["residual_std"], fit.scale, ITERATED)
+                    items = server.diagnose(version)["items"]
+                    table.compare(f"{kind}: weights of rows", peer, problem, [item["weight"] for item in items], fit.weights, ITERATED, 1.0)
+                    residuals = [item["targets"][0]["standardised"] for item in items]
+                    table.compare(f"{kind}: standardised residuals", peer, problem, residuals, fit.sresid, ITERATED, 1.0)
+                    roots = np.sqrt(fit.weights)[:, None] * design
+                    leverage = np.einsum("ij,ji->i", roots, np.linalg.pinv(roots))
+                    table.compare(f"{kind}: leverage", "numpy pinv", problem, [item["leverage"] for item in items], leverage, ITERATED, 1.0)
                     # A row of weight 2 is two rows.
                     version = server.fit(
                         dataset, features=features, intercept=intercept, weights="weight", estimator={"kind": kind, "threshold": threshold}
@@ -978,6 +985,8 @@ def diagnostics(server, table):
         for name, expected in single.items():
             values = [item["targets"][0][name] for item in items]
             table.compare(f"diagnostics: {name}", peer, problem, values, expected, CLOSED, np.abs(expected).max())
+        effects = [[item["targets"][0]["dfbetas"][name] for name in names] for item in items]
+        table.compare("diagnostics: dfbetas", peer, problem, effects, influence.dfbetas, CLOSED, np.abs(influence.dfbetas).max())
         largest = [
             ("leverages", found["leverages"], influence.hat_matrix_diag),
             ("cooks_distances", whole["cooks_distances"], influence.cooks_distance[0]),

@@ -170,7 +170,7 @@ async fn the_bytes_of_a_state_are_those_of_a_replay_in_a_fresh_process() {
     let stored = async |database: &std::path::Path| {
         let mut connection = open(database).await;
         let version = version(&mut connection, "m").await;
-        lsqd::store::updates::snapshot(&mut connection, version).await.unwrap()
+        lsqd::store::updates::snapshot(&mut connection, version, u64::MAX).await.unwrap()
     };
     let mut server = Server::start(&database).await;
     server.fit("m").await;

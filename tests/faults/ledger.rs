@@ -19,6 +19,8 @@ pub(crate) enum Fact {
     NoModel { model: String },
     /// The first version of a model has learnt a row (its numbers as bits) at a sequence.
     Row { model: String, sequence: u64, cells: Vec<u64> },
+    /// The first version of a model has unlearnt the row of a sequence, and what the row said is gone.
+    Erased { model: String, sequence: u64 },
 }
 
 impl Fact {
@@ -31,7 +33,7 @@ impl Fact {
     fn subject(&self) -> &str {
         match self {
             Self::Dataset { name, .. } | Self::NoDataset { name } => name,
-            Self::Version { model, .. } | Self::NoModel { model } | Self::Row { model, .. } => model,
+            Self::Version { model, .. } | Self::NoModel { model } | Self::Row { model, .. } | Self::Erased { model, .. } => model,
         }
     }
 }
@@ -43,6 +45,8 @@ pub(crate) enum Mark {
     Acknowledged(Fact),
     /// A request is about to be sent that removes what has this name.
     Withdrawn(String),
+    /// A request is about to be sent that erases this row.
+    Erasing { model: String, sequence: u64 },
 }
 
 /// The facts that have to hold.
@@ -57,6 +61,10 @@ impl Ledger {
         match mark {
             Mark::Acknowledged(fact) => _ = self.facts.insert(fact.clone()),
             Mark::Withdrawn(name) => self.facts.retain(|fact| fact.subject() != name),
+            Mark::Erasing { model, sequence } => {
+                let erased = (model, sequence);
+                self.facts.retain(|fact| !matches!(fact, Fact::Row { model, sequence, .. } if (model, sequence) == erased));
+            }
         }
     }
 
@@ -90,6 +98,7 @@ struct Found {
     versions: BTreeMap<String, BTreeSet<i64>>,
     /// The rows that the first version of a model has learnt, by sequence − 1.
     rows: BTreeMap<String, Vec<Vec<u64>>>,
+    erased: BTreeSet<(String, u64)>,
 }
 
 impl Found {
@@ -104,6 +113,7 @@ impl Found {
                 // The log keeps a weight after the cells that were sent.
                 learnt.is_some_and(|learnt| learnt.starts_with(cells))
             }
+            Fact::Erased { model, sequence } => self.erased.contains(&(model.clone(), *sequence)),
         };
         facts.iter().filter(holds).cloned().collect()
     }
@@ -126,7 +136,8 @@ async fn look(database: &Path) -> Result<Result<Found, String>, sqlx::Error> {
         sqlx::query_as("SELECT name, version, versions.id FROM versions JOIN models ON models.id = model_id")
             .fetch_all(&mut connection)
             .await?;
-    let mut found = Found { datasets: datasets.into_iter().collect(), versions: BTreeMap::new(), rows: BTreeMap::new() };
+    let mut found =
+        Found { datasets: datasets.into_iter().collect(), versions: BTreeMap::new(), rows: BTreeMap::new(), erased: BTreeSet::new() };
     for (model, version, id) in versions {
         let records = match lsqd::store::updates::after(&mut connection, id, 0, u32::MAX).await {
             Ok(records) => records,
@@ -136,7 +147,7 @@ async fn look(database: &Path) -> Result<Result<Found, String>, sqlx::Error> {
             .bind(id)
             .fetch_all(&mut connection)
             .await?;
-        let mut rows = Vec::new();
+        let mut rows: Vec<Vec<u64>> = Vec::new();
         for (record, (count,)) in records.iter().zip(counts) {
             if record.first_sequence != rows.len() as u64 + 1 {
                 return Ok(Err(format!("the log of {model} goes on at {} after {}", record.first_sequence, rows.len())));
@@ -151,6 +162,17 @@ async fn look(database: &Path) -> Result<Result<Found, String>, sqlx::Error> {
             .await?;
         if events > 0 {
             return Ok(Err(format!("{events} events of {model} are known that it has not learnt from")));
+        }
+        for (record, place) in records.iter().flat_map(|record| record.erased.iter().map(move |place| (record, *place))) {
+            let sequence = record.first_sequence + u64::from(place);
+            let gone = usize::try_from(sequence)
+                .ok()
+                .and_then(|sequence| rows.get(sequence - 1))
+                .is_some_and(|row| row.iter().all(|cell| *cell == 0));
+            if !gone {
+                return Ok(Err(format!("row {sequence} of {model} is erased, but says something")));
+            }
+            found.erased.insert((model.clone(), sequence));
         }
         if version == 1 {
             found.rows.insert(model.clone(), rows);

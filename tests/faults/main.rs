@@ -121,6 +121,14 @@ impl Client<'_> {
         Some(reply)
     }
 
+    /// Unlearns a row.
+    async fn erase(&self, model: &str, sequence: u64) {
+        self.disk.mark(Mark::Erasing { model: model.to_owned(), sequence });
+        if self.send("DELETE", &format!("/v1/models/{model}/updates/{sequence}"), &[], None).await.is_some() {
+            self.acknowledged(Fact::Erased { model: model.to_owned(), sequence });
+        }
+    }
+
     async fn drop_dataset(&self, name: &str) {
         self.disk.mark(Mark::Withdrawn(name.to_owned()));
         if self.send("DELETE", &format!("/v1/datasets/{name}"), &[], None).await.is_some() {
@@ -187,6 +195,7 @@ async fn live(server: &Server, disk: &Disk) {
     // The state is stored with these.
     client.learn("m", &(3..15).map(|number| cells(1, number)).collect::<Vec<_>>(), &[]).await;
     client.drop_dataset("old").await;
+    client.erase("m", LEARNT - 5).await;
     client.drop_model("gone").await;
     client.learn("n", &[cells(2, 0)], &[]).await;
     client.send("POST", "/v1/models/m/predict", &[], Some(json!({"rows": [{"x": 1, "z": 2}]}).to_string())).await;
@@ -307,6 +316,10 @@ async fn busy(folder: &Path, disk: &Disk, seed: u64) {
             client.fit(&format!("f{part}")).await;
             client.drop_dataset(&name).await;
             client.drop_model(&format!("f{part}")).await;
+            if part > 0 {
+                // A row of the first part, so that nobody is still being told of it.
+                client.erase("a", 2).await;
+            }
         };
         // The server folds its log into the file after some thousand pages; a life as short as this would never see it.
         let checkpoints = async {

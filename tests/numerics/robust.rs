@@ -1,7 +1,7 @@
 //! Robust regression: reference values, the equations it solves, and what a minority of wild rows cannot do.
 
 use faer::Mat;
-use lsqd::lsq::{Error, Loss, Matrices, Robust, RobustFit, Specification, robust};
+use lsqd::lsq::{Diagnostics, Error, Loss, Matrices, Questions, Robust, RobustFit, RowDiagnostics, Specification, diagnose_robust, robust};
 
 use super::{Sequence, coefficients, digits, fitted};
 
@@ -42,6 +42,55 @@ const STACK_LOSS: [[f64; 4]; 21] = [
     [56.0, 20.0, 82.0, 15.0],
     [70.0, 20.0, 91.0, 15.0],
 ];
+
+/// What a fit says of its rows, and of the whole.
+fn judged(design: &Mat<f64>, response: &[f64], fit: &RobustFit) -> (Diagnostics, RowDiagnostics) {
+    let response = Mat::from_fn(response.len(), 1, |row, _| response[row]);
+    let mut source = Matrices { design: design.as_ref(), response: response.as_ref(), weights: None };
+    let mut rows = RowDiagnostics::default();
+    let found = diagnose_robust(&mut source, fit, &Questions { outstanding: 3, ..Questions::default() }, &mut |block| {
+        block.copy_rows(0..block.leverage.len(), &mut rows);
+        Ok(())
+    });
+    (found.unwrap(), rows)
+}
+
+#[test]
+fn a_column_that_repeats_others_changes_nothing_about_the_rows() {
+    let response: Vec<f64> = STACK_LOSS.iter().map(|row| row[3]).collect();
+    let plain = Mat::from_fn(21, 2, |row, column| STACK_LOSS[row][column]);
+    let deficient =
+        Mat::from_fn(21, 3, |row, column| if column == 2 { plain[(row, 0)] - 2.0 * plain[(row, 1)] } else { plain[(row, column)] });
+    for loss in LOSSES {
+        let asked = Robust { loss, ..Robust::default() };
+        let (whole, rows) = judged(&plain, &response, &solved(&plain, &response, None, asked));
+        let (other, same) = judged(&deficient, &response, &solved(&deficient, &response, None, asked));
+        assert!((rows.leverage.iter().sum::<f64>() - 3.0).abs() < 1e-12);
+        for row in 0..21 {
+            assert!((rows.leverage[row] - same.leverage[row]).abs() < 1e-8, "{loss:?} {row}");
+            assert!((rows.weight[row] - same.weight[row]).abs() < 1e-8, "{loss:?} {row}");
+            let (one, two) = (&rows.responses[0], &same.responses[0]);
+            assert!((one.standardised[row] - two.standardised[row]).abs() < 1e-7, "{loss:?} {row}");
+        }
+        let numbers = |found: &Diagnostics| found.weights.iter().map(|entry| entry.row).collect::<Vec<_>>();
+        assert_eq!(numbers(&whole), numbers(&other));
+        assert!(whole.weights.windows(2).all(|pair| pair[0].value <= pair[1].value) && whole.weights.len() == 3);
+    }
+}
+
+#[test]
+fn rows_off_a_plane_that_most_lie_on_are_named_though_there_is_no_scale() {
+    let design = Mat::from_fn(12, 1, |row, _| row as f64);
+    let response: Vec<f64> = (0..12).map(|row| 1.0 + 2.0 * f64::from(row) + if row == 4 || row == 9 { 3.0 } else { 0.0 }).collect();
+    let fit = solved(&design, &response, None, Robust { loss: Loss::BISQUARE, ..Robust::default() });
+    assert_eq!(fit.scale, 0.0);
+    let (found, rows) = judged(&design, &response, &fit);
+    let mut named: Vec<(u64, f64)> = found.weights[..2].iter().map(|entry| (entry.row, entry.value)).collect();
+    named.sort_by_key(|entry| entry.0);
+    assert_eq!(named, [(4, 0.0), (9, 0.0)]);
+    assert!((rows.responses[0].residual[4] - 3.0).abs() < 1e-12 && !rows.responses[0].standardised[4].is_finite());
+    assert_eq!((rows.leverage[4], found.decisive), (0.0, 0));
+}
 
 #[test]
 fn stack_loss_agrees_with_statsmodels() {

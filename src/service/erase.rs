@@ -1,0 +1,146 @@
+//! Exact unlearning: a row is taken out of the update log, and the state is what it would be had the row never come.
+//!
+//! The log is learnt again from the snapshot before the row, with the row passed over; everything that came of it goes too: later snapshots,
+//! states of the past, the answer kept for its `_id`. Most of that is done while updates go on; only the last of the log is learnt inside the
+//! write transaction. The sequence numbers of other rows stay.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::catalogue::{Target, Version, starting_at};
+use super::error::ServiceError;
+use super::{Service, learn};
+use crate::model::State;
+use crate::store::{self, Connection, StoreError};
+
+/// Which row is to be erased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// By its sequence.
+    Sequence(u64),
+    /// By its `_id`.
+    Event(String),
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct Erased {
+    /// The version that unlearnt.
+    pub version: Arc<Version>,
+    /// The row.
+    pub erased: u64,
+    /// The version's sequence, which does not change.
+    pub sequence: u64,
+}
+
+impl Service {
+    /// Erases a row of the update log.
+    ///
+    /// # Errors
+    /// There is no such model or row; it was erased already; the log of that time is no longer kept.
+    pub async fn erase(self: &Arc<Self>, reference: &str, row: Row) -> Result<Erased, ServiceError> {
+        let version = self.learner(reference).await?;
+        let _alone = version.erasing.lock().await;
+        let mut connection = self.store.read().await?;
+        let sequence = match row {
+            Row::Sequence(sequence) => sequence,
+            Row::Event(event) => {
+                let found = store::updates::event(&mut connection, version.id, &event).await?;
+                found.map(|(sequence, _)| sequence).ok_or(ServiceError::UpdateNotFound)?
+            }
+        };
+        let now = version.state(&self.store).await?.sequence();
+        if sequence == 0 || sequence > now {
+            return Err(ServiceError::UpdateNotFound);
+        }
+        let record = store::updates::holding(&mut connection, version.id, sequence).await?;
+        let mut record = record.ok_or(ServiceError::Conflict("the update log of that time is no longer kept"))?;
+        let place = u32::try_from(sequence - record.first_sequence).map_err(|_| StoreError::Corrupt("a record of the update log"))?;
+        if record.erased.contains(&place) {
+            return Err(ServiceError::Conflict("this row was erased before"));
+        }
+        record.erased.push(place);
+        record.erased.sort_unstable();
+        let width = version.learning_width();
+        record.values[place as usize * width..(place as usize + 1) * width].fill(0.0);
+        // Up to where the log stands now, while updates go on.
+        let mut state = starting_at(&mut connection, &version, sequence - 1).await?;
+        learn_again(&mut connection, &version, &mut state, &record).await?;
+        drop(connection);
+        let (learning, publisher) = (version.clone(), version.clone());
+        let now = self
+            .writer
+            .run_alone(
+                async move |writer: &mut Connection| {
+                    if !store::models::version_exists(writer, learning.id).await? {
+                        return Err(ServiceError::VersionNotFound);
+                    }
+                    // And the rows that came meanwhile.
+                    learn_again(writer, &learning, &mut state, &record).await?;
+                    store::updates::erase(writer, learning.id, sequence, &record).await?;
+                    store::updates::drop_snapshots(writer, learning.id, sequence).await?;
+                    learn::snapshot(writer, &learning, &state).await?;
+                    Ok((state.sequence(), state))
+                },
+                move |(_, state): &(u64, State)| {
+                    state.information().settle();
+                    publisher.forget_past();
+                    publisher.events.send("erased", &json!({"version": publisher.number, "erased": sequence}));
+                    publisher.publish(state.clone());
+                },
+            )
+            .await?
+            .0;
+        self.hold_again(&version, sequence).await?;
+        self.writer.checkpoint().await?;
+        Ok(Erased { version: version.clone(), erased: sequence, sequence: now })
+    }
+
+    /// States in which aliases hold the version at or after a row that was erased.
+    async fn hold_again(self: &Arc<Self>, version: &Arc<Version>, erased: u64) -> Result<(), ServiceError> {
+        let Ok(model) = self.catalogue.model(&version.model) else { return Ok(()) };
+        for (alias, target) in &model.aliases {
+            let Some(sequence) = target.sequence().filter(|sequence| target.version == version.number && *sequence >= erased) else {
+                continue;
+            };
+            let state = version.state_at(&self.store, sequence).await?;
+            let (publisher, name, alias) = (self.clone(), model.name.clone(), alias.clone());
+            let publish = move |(): &()| {
+                publisher.catalogue.change(&name, |model| {
+                    model.map(|mut model| {
+                        if let Some(target) = model.aliases.get_mut(&alias).filter(|target| target.sequence() == Some(sequence)) {
+                            *target = Target { version: target.version, held: Some(state) };
+                        }
+                        model
+                    })
+                });
+            };
+            self.writer.run(async |_: &mut Connection| Ok(()), publish).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Learns what the log holds after the state, with one record as it is to be.
+async fn learn_again(
+    connection: &mut Connection,
+    version: &Version,
+    state: &mut State,
+    changed: &store::updates::LogRecord,
+) -> Result<(), ServiceError> {
+    let first = state.sequence();
+    loop {
+        let records = store::updates::after(connection, version.id, state.sequence(), 256).await?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        for record in &records {
+            if state.sequence() == first && record.first_sequence > first + 1 {
+                return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
+            }
+            let record = if record.first_sequence == changed.first_sequence { changed } else { record };
+            learn::replay(version, state, record, u64::MAX)?;
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What a drift sets off when its action is `refit`: a new version, fitted on the rows of the update log since the drift began, and served where
+//! the old one was served. It is fitted in the background; the old version learns and answers on meanwhile.
+
+use std::sync::Arc;
+
+use faer::Mat;
+
+use super::Service;
+use super::catalogue::{SERVED, Target, Version};
+use super::error::ServiceError;
+use crate::features::RowBuffer;
+use crate::lsq;
+use crate::model::monitor::Mark;
+use crate::model::{Document, FitRecord, Refit, State};
+use crate::store::{self, Connection};
+
+/// A drift that asks for a refit.
+#[derive(Debug)]
+pub(crate) struct Drifted {
+    pub(crate) version: Arc<Version>,
+    pub(crate) mark: Mark,
+}
+
+/// Rows a coefficient at the least: with fewer, rows from before the drift are better than none.
+const ROWS_A_COEFFICIENT: u64 = 5;
+/// Cells of X at the most.
+const CELLS: u64 = 1 << 26;
+
+/// Fits anew for each drift that asks for it, until the service ends.
+pub(crate) async fn follow(service: std::sync::Weak<Service>, mut drifts: tokio::sync::mpsc::UnboundedReceiver<Drifted>) {
+    while let Some(drifted) = drifts.recv().await {
+        let Some(service) = service.upgrade() else { return };
+        let (model, number) = (drifted.version.model.clone(), drifted.version.number);
+        match refit(&service, drifted).await {
+            Ok(fitted) => tracing::info!(model, version = number, fitted, "a drift led to a new version"),
+            Err(error) => tracing::warn!(model, version = number, %error, "a drift did not lead to a new version"),
+        }
+    }
+}
+
+async fn refit(service: &Arc<Service>, drifted: Drifted) -> Result<u64, ServiceError> {
+    let Drifted { version, mark } = drifted;
+    let width = version.design.width() as u64 + u64::from(version.document.intercept);
+    let wanted = mark.recent.max(ROWS_A_COEFFICIENT * width).max(10).min(CELLS / width.max(1));
+    let wanted = version.document.online.window.map_or(wanted, |window| wanted.min(window));
+    let mut connection = service.store.read().await?;
+    let first = store::updates::first(&mut connection, version.id).await?.unwrap_or(u64::MAX);
+    let begin = mark.sequence.saturating_sub(wanted - 1).max(first);
+    let rows = rows(&mut connection, &version, begin, mark.sequence).await?;
+    drop(connection);
+    let _permit = service.pool.acquire().await.map_err(|_| ServiceError::Cancelled)?;
+    let fitting = version.clone();
+    let (document, state) = tokio::task::spawn_blocking(move || fitted(&fitting, &rows, begin, mark.sequence))
+        .await
+        .map_err(|_| ServiceError::Internal("a refit panicked"))??;
+    let text = serde_json::to_string(&document).map_err(|_| ServiceError::Internal("a version does not encode"))?;
+    let (bytes, name, old) = (state.encode(), version.model.clone(), version.clone());
+    let (publisher, events) = (service.clone(), version.events.clone());
+    let added = service
+        .writer
+        .run(
+            async move |writer: &mut Connection| {
+                if !store::models::version_exists(writer, old.id).await? {
+                    return Err(ServiceError::VersionNotFound);
+                }
+                let added = store::models::add_version(writer, &name, &text, bytes).await?;
+                let serve = store::models::serves(writer, added.model.id, SERVED, old.number).await?;
+                if serve {
+                    store::models::set_alias(writer, added.model.id, SERVED, added.version.version, None).await?;
+                }
+                Ok((Arc::new(Version::new(&name, &added.version, Some(state), events)?), serve))
+            },
+            move |(version, serve)| {
+                publisher.catalogue.change(&version.model, |model| {
+                    model.map(|mut model| {
+                        model.versions.insert(version.number, version.clone());
+                        if *serve {
+                            model.aliases.insert(SERVED.to_owned(), Target::of(version.number));
+                        }
+                        model
+                    })
+                });
+                version.events.send("version", &serde_json::json!({"version": version.number, "served": serve}));
+            },
+        )
+        .await?;
+    Ok(added.0.number)
+}
+
+/// Cells of the rows from one sequence to another, erased ones left out.
+async fn rows(connection: &mut Connection, version: &Version, begin: u64, end: u64) -> Result<Vec<f64>, ServiceError> {
+    let width = version.learning_width();
+    let mut cells = Vec::new();
+    let mut record = store::updates::holding(connection, version.id, begin).await?;
+    while let Some(found) = record.take() {
+        let rows = (found.values.len() / width) as u64;
+        for (place, row) in found.values.chunks_exact(width).enumerate() {
+            let sequence = found.first_sequence + place as u64;
+            if (begin..=end).contains(&sequence) && !found.erased.iter().any(|erased| *erased as usize == place) {
+                cells.extend_from_slice(row);
+            }
+        }
+        let next = found.first_sequence + rows;
+        if next <= end {
+            record = store::updates::holding(connection, version.id, next).await?;
+        }
+    }
+    Ok(cells)
+}
+
+fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Document, State), ServiceError> {
+    let begun = std::time::Instant::now();
+    let (features, targets) = (version.document.features.len(), version.document.target.len());
+    let width = version.learning_width();
+    let rows = cells.len() / width;
+    let mut buffer = RowBuffer::default();
+    let extended = version.design.is_extended();
+    let mut design = Mat::zeros(rows, version.design.width());
+    let mut low = if extended { Mat::zeros(rows, version.design.width()) } else { Mat::new() };
+    let mut response = Mat::zeros(rows, targets);
+    let mut weights = Vec::with_capacity(rows);
+    for (place, row) in cells.chunks_exact(width).enumerate() {
+        let built = version.design.row(&row[..features], &mut buffer);
+        for (column, value) in built.high.iter().enumerate() {
+            design[(place, column)] = *value;
+        }
+        for (column, value) in built.low.into_iter().flatten().enumerate() {
+            low[(place, column)] = *value;
+        }
+        for (column, value) in row[features..features + targets].iter().enumerate() {
+            response[(place, column)] = *value;
+        }
+        weights.push(row[width - 1]);
+    }
+    let memory = version.memory();
+    let specification =
+        lsq::Specification { intercept: version.document.intercept, penalty: memory.penalty, ..lsq::Specification::default() };
+    let mut source = lsq::OneBlock(lsq::Block {
+        design: design.as_ref(),
+        design_low: extended.then_some(low.as_ref()),
+        response: response.as_ref(),
+        weights: version.document.weights.is_some().then_some(&weights),
+    });
+    let fit = lsq::fit(&mut source, &specification)?;
+    let mut state = State::of(&fit);
+    if let Some(window) = memory.online.window {
+        state = state.with_window(&mut source, extended, window)?;
+    }
+    let document = Document {
+        solver: fit.solver.as_str().to_owned(),
+        variance_inflation: fit.variance_inflation.iter().map(|factor| crate::model::version::finite(*factor)).collect(),
+        fit: FitRecord::of(&fit),
+        covariance: crate::model::Covariance::Classical,
+        selection: None,
+        descent: None,
+        validation: None,
+        prior: None,
+        moved: Vec::new(),
+        warnings: vec![format!(
+            "fitted after a drift on the updates {first} to {last} of version {}, and not on the dataset",
+            version.number
+        )],
+        fit_seconds: begun.elapsed().as_secs_f64(),
+        refit: Some(Refit { version: version.number, first_sequence: first, last_sequence: last }),
+        ..version.document.clone()
+    };
+    Ok((document, state))
+}
