@@ -2,8 +2,8 @@
 //!
 //! Every setting has a flag (`--body-limit`), an environment variable (`LSQD_BODY_LIMIT`) and a key in the file (`body-limit` or
 //! `body_limit`). A flag wins over the variable, the variable over the file, the file over the default. All faults are reported together,
-//! each with the place that the value came from. This is the only module that reads the environment; what the settings do is written
-//! where they are used.
+//! each with the place that the value came from. This is the only module that reads the environment (but for `planted`, in debug builds);
+//! what the settings do is written where they are used.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -19,6 +19,7 @@
 //! | [`server`] | the accept loop: sockets, timeouts, the orderly end | `http`, `service`, `config` | what a request means |
 //! | [`config`] | flags, environment and file, checked once | nothing of the above | |
 //! | [`telemetry`] | log lines, and the names of the metrics | `config` | |
+//! | `planted` | bugs that tests of crashes ask for; not in a release build | nothing of the above | |
 //!
 //! To find a line: a status code or a JSON field is in `http`; an order of events in `service`; a rule for names, ranges or rows in `model`
 //! and `frame`; a matrix in `lsq`; SQL in `store`; the environment in `config`.
@@ -27,12 +28,15 @@
 //!
 //! [`run`] serves on a listener until a future resolves; the binary is a shim around it, and tests start servers with it.
 
+#![forbid(unsafe_code)]
+
 pub mod config;
 pub mod features;
 pub mod frame;
 pub mod http;
 pub mod lsq;
 pub mod model;
+mod planted;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 for an orderly end, 1 for a failure, 2 for settings that cannot be taken.
 
+#![forbid(unsafe_code)]
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;

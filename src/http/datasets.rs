@@ -24,7 +24,7 @@ pub(super) async fn put(
     let upload = upload(&app, "put", &name, query.as_deref(), &headers)?;
     let landed = app.service.put_dataset(upload, extract::stream(body)).await?;
     let status = if landed.value.created { StatusCode::CREATED } else { StatusCode::OK };
-    described(&app, &name, status, landed.replayed).await
+    Ok(reply(&landed.value.description()?, status, landed.replayed))
 }
 
 pub(super) async fn append(
@@ -36,11 +36,11 @@ pub(super) async fn append(
 ) -> Result<Response, ApiError> {
     let upload = upload(&app, "append", &name, query.as_deref(), &headers)?;
     let landed = app.service.append_rows(upload, extract::stream(body)).await?;
-    described(&app, &name, StatusCode::OK, landed.replayed).await
+    Ok(reply(&landed.value.description()?, StatusCode::OK, landed.replayed))
 }
 
 pub(super) async fn describe(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    described(&app, &name, StatusCode::OK, false).await
+    Ok(reply(&app.service.describe_dataset(&name).await?, StatusCode::OK, false))
 }
 
 pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response, ApiError> {
@@ -111,14 +111,13 @@ async fn all(
     Ok(response)
 }
 
-async fn described(app: &App, name: &str, status: StatusCode, replayed: bool) -> Result<Response, ApiError> {
-    let description = app.service.describe_dataset(name).await?;
-    let mut response = (status, Json(view(&description))).into_response();
+fn reply(description: &Description, status: StatusCode, replayed: bool) -> Response {
+    let mut response = (status, Json(view(description))).into_response();
     response.headers_mut().insert(header::ETAG, extract::etag(&description.tag()));
     if replayed {
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
-    Ok(response)
+    response
 }
 
 fn view(description: &Description) -> Value {

@@ -52,12 +52,27 @@ impl Description {
 }
 
 /// What came of an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Landed {
     /// Whether the dataset is new.
     pub created: bool,
-    /// Rows that came in.
-    pub rows: u64,
+    /// The dataset as the upload left it. Kept with the key, so that a repeat is told the same whatever came later.
+    dataset: DatasetRow,
+}
+
+impl Landed {
+    async fn of(writer: &mut Connection, name: &str, created: bool) -> Result<Self, ServiceError> {
+        let dataset = store::datasets::find(writer, name).await?;
+        Ok(Self { created, dataset: dataset.ok_or(ServiceError::Internal("a dataset is not there that was just written"))? })
+    }
+
+    /// The dataset as the upload left it.
+    ///
+    /// # Errors
+    /// What is stored does not decode.
+    pub fn description(self) -> Result<Description, ServiceError> {
+        Description::of(self.dataset)
+    }
 }
 
 /// How an upload is to be taken.
@@ -179,11 +194,11 @@ impl Service {
             upload,
             body,
             None,
-            async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
+            async move |writer: &mut Connection, landing: Landing<'_>, _: &Summary, tags: &Option<Vec<String>>| {
                 let existing = store::datasets::find(writer, &name).await?.map(Description::of).transpose()?;
                 check_tags(tags.as_deref(), existing.as_ref())?;
                 let created = store::datasets::replace(writer, &name, &landing).await?;
-                Ok(Landed { created, rows: summary.rows })
+                Landed::of(writer, &name, created).await
             },
         )
         .await
@@ -212,7 +227,7 @@ impl Service {
                 merged.merge(summary).map_err(|_| ServiceError::Conflict("the dataset was replaced while rows were being appended"))?;
                 let text = encode_summary(&merged)?;
                 store::datasets::append(writer, existing.row.id, &Landing { summary: &text, ..landing }).await?;
-                Ok(Landed { created: false, rows: summary.rows })
+                Landed::of(writer, &name, false).await
             },
         )
         .await

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::error::ServiceError;
 use super::learn::{self, UpdateRequest};
 use super::refit::Drifted;
+use crate::planted::{self, Bug};
 use crate::store::{self, Connection, StoreError};
 use crate::telemetry;
 
@@ -146,7 +147,11 @@ impl Writer {
     }
 
     /// Queues an update; its own channel brings the answer.
-    pub(crate) async fn update(&self, request: UpdateRequest) -> Result<(), ServiceError> {
+    pub(crate) async fn update(&self, mut request: UpdateRequest) -> Result<(), ServiceError> {
+        if planted::has(Bug::NoDeduplication) {
+            request.events.clear();
+            request.idempotency = None;
+        }
         self.send(Message::Update(Box::new(request))).await
     }
 
@@ -247,6 +252,13 @@ async fn commit_group(
             return Err(error);
         }
     };
+    let mut learnt = Some(learnt);
+    if planted::has(Bug::ReplyBeforeCommit)
+        && let Some(learnt) = learnt.take()
+    {
+        learnt.settle(updates.drain(..), drifts);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     if let Err(error) = store::commit(connection).await {
         let _ = store::rollback(connection).await;
         return Err(error.into());
@@ -255,7 +267,9 @@ async fn commit_group(
     for (operation, outcome) in operations.drain(..).zip(outcomes) {
         operation.settle(outcome);
     }
-    learnt.settle(updates.drain(..), drifts);
+    if let Some(learnt) = learnt {
+        learnt.settle(updates.drain(..), drifts);
+    }
     Ok(())
 }
 

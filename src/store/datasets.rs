@@ -1,11 +1,12 @@
 //! Datasets, their segments and chunks.
 
+use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
 use super::{Connection, StoreError, now};
 
 /// A dataset as stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DatasetRow {
     /// Identity; a replaced dataset gets a new revision, not a new identity.
     pub id: i64,

@@ -1,235 +1,31 @@
 //! What was acknowledged survives: the real binary as a child process, killed at seeded random moments and started again on its file.
 //!
-//! After a kill, the log is dense, holds every acknowledged row at the sequence that was answered, and replays to the same bits each time,
-//! the same bits as the same rows give on a server that was never killed. Rows that were on their way may have landed or not.
+//! - [`rounds`]: after a kill, the log is dense, holds every acknowledged row at the sequence that was answered, and replays to the same
+//!   bits each time, the same bits as the same rows give on a server that was never killed. Rows that were on their way may have landed or
+//!   not. A thousand kills: `LSQD_CRASH_ROUNDS=1000 cargo test --test crash random_moments -- --nocapture`.
+//! - [`repeats`]: what is sent again has one effect and one reply. A hundred thousand operations:
+//!   `LSQD_CRASH_OPERATIONS=100000 cargo test --test crash repeated_requests -- --nocapture`.
+//!
+//! A disk that fails and a power that is cut are in `tests/faults`. What is promised and how it is shown: `docs/reliability.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+mod repeats;
+mod rounds;
+mod server;
+
+use std::io::Write as _;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-/// Rounds of [`acknowledged_rows_survive_kills_at_random_moments`] unless `LSQD_CRASH_ROUNDS` says otherwise.
-const ROUNDS: u64 = 50;
-const WRITERS: usize = 4;
-/// The rows that every model here is fitted on.
-const TABLE: &str = "x,z,y\n1,0.5,1\n2,-1,2.5\n3,0.25,2.75\n4,2,4\n5,-0.125,5.5\n";
-
-/// A child process that serves.
-struct Server {
-    child: Child,
-    url: String,
-    client: reqwest::Client,
-}
-
-impl Server {
-    /// Starts the binary on a database and waits until it is ready.
-    async fn start(database: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lsqd"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LSQD_")) {
-            command.env_remove(name);
-        }
-        command
-            .current_dir(database.parent().unwrap())
-            .args(["--listen", "127.0.0.1:0", "--log-level", "error", "--database"])
-            .arg(database);
-        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().rsplit(' ').next().unwrap().to_owned();
-        assert!(url.starts_with("http://"), "the first line does not name an address: {line:?}");
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-        let server = Self { child, url, client };
-        let begun = Instant::now();
-        while server.send("GET", "/readyz", None).await.is_none_or(|(status, _)| status != 200) {
-            assert!(begun.elapsed() < Duration::from_secs(30), "the server did not become ready");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        server
-    }
-
-    /// Ends it without a chance to tidy up.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Sends a request; `None` when the server is gone.
-    async fn send(&self, method: &str, path: &str, body: Option<String>) -> Option<(u16, Value)> {
-        send(&self.client, &self.url, method, path, body).await
-    }
-
-    /// Sends a request that must succeed.
-    async fn ask(&self, method: &str, path: &str, body: Option<String>) -> Value {
-        let (status, value) = self.send(method, path, body).await.expect("an answer");
-        assert!(status < 300, "{method} {path} -> {status}: {value}");
-        value
-    }
-
-    /// Stores the table and fits `model` on it.
-    async fn fit(&self, model: &str) {
-        if self.send("GET", "/v1/datasets/t", None).await.unwrap().0 == 404 {
-            self.ask("PUT", "/v1/datasets/t", Some(TABLE.to_owned())).await;
-        }
-        let body = json!({"dataset": "t", "target": "y", "online": {"forgetting_factor": 0.999}});
-        self.ask("POST", &format!("/v1/models/{model}/fits"), Some(body.to_string())).await;
-    }
-
-    /// Everything the model says, as text: sequence, predictions, limits, leverage and coefficients of this moment.
-    async fn says(&self, model: &str) -> (u64, String) {
-        let rows: Vec<Value> = (-3..4).map(|x| json!({"x": f64::from(x) * 1.7, "z": f64::from(x * x) - 2.5})).collect();
-        let question = json!({"rows": rows, "interval": {"kind": "prediction", "level": 0.9}, "explain": true});
-        let mut answer = self.ask("POST", &format!("/v1/models/{model}/predict"), Some(question.to_string())).await;
-        let document = self.ask("GET", &format!("/v1/models/{model}"), None).await;
-        let sequence = answer["sequence"].as_u64().unwrap();
-        assert_eq!(document["sequence"], sequence);
-        for place in ["model", "version"] {
-            answer[place] = Value::Null;
-        }
-        (sequence, format!("{answer} {} {}", document["coefficients"], document["fit"]))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // A test that fails must not leave its server behind; one that ended is no error.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn send(client: &reqwest::Client, url: &str, method: &str, path: &str, body: Option<String>) -> Option<(u16, Value)> {
-    let mut request = client.request(method.parse().unwrap(), format!("{url}{path}"));
-    if let Some(body) = body {
-        request = request.body(body);
-    }
-    let response = request.send().await.ok()?;
-    let status = response.status().as_u16();
-    let body = response.bytes().await.ok()?;
-    Some((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
-}
-
-/// A row of writer `writer`, its `number`th: no two are alike.
-fn row(writer: usize, number: u64) -> Value {
-    let x = number as f64 * 0.37 + writer as f64;
-    json!({"x": x, "z": (x * 1.3).sin(), "y": 1.1 * x + (x * 7.0).cos()})
-}
-
-/// What a writer knows when the server is gone: its acknowledged rows by sequence, and the one that was on its way.
-struct Account {
-    acknowledged: BTreeMap<u64, Value>,
-    pending: Option<Value>,
-}
-
-/// Sends rows one after another until the server no longer answers, or `stop` is set.
-async fn write(client: reqwest::Client, url: String, writer: usize, stop: Arc<AtomicBool>) -> Account {
-    let mut account = Account { acknowledged: BTreeMap::new(), pending: None };
-    for number in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let row = row(writer, number);
-        match send(&client, &url, "POST", "/v1/models/m/updates", Some(json!({"rows": [row]}).to_string())).await {
-            Some((200, reply)) => assert!(account.acknowledged.insert(reply["sequence"].as_u64().unwrap(), row).is_none()),
-            Some((503, _)) => break,
-            Some((status, problem)) => panic!("{status}: {problem}"),
-            None => {
-                account.pending = Some(row);
-                break;
-            }
-        }
-    }
-    account
-}
-
-/// All ways to fill `places` with different ones of `rows`.
-fn arrangements(rows: &[Value], places: usize) -> Vec<Vec<Value>> {
-    if places == 0 {
-        return vec![Vec::new()];
-    }
-    let mut found = Vec::new();
-    for chosen in 0..rows.len() {
-        let mut rest = rows.to_vec();
-        let first = rest.remove(chosen);
-        for mut tail in arrangements(&rest, places - 1) {
-            tail.insert(0, first.clone());
-            found.push(tail);
-        }
-    }
-    found
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn acknowledged_rows_survive_kills_at_random_moments() {
-    let rounds = std::env::var("LSQD_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let directory = tempfile::tempdir().unwrap();
-    let witness = Server::start(&directory.path().join("witness.db")).await;
-    let (mut learnt, mut landed) = (0, 0);
-    for round in 0..rounds {
-        let mut random = StdRng::seed_from_u64(round);
-        let database = directory.path().join(format!("{round}.db"));
-        let server = Server::start(&database).await;
-        server.fit("m").await;
-        let stop = Arc::new(AtomicBool::new(false));
-        let writers: Vec<_> =
-            (0..WRITERS).map(|writer| tokio::spawn(write(server.client.clone(), server.url.clone(), writer, stop.clone()))).collect();
-        tokio::time::sleep(Duration::from_micros(random.random_range(1_000..120_000))).await;
-        server.kill();
-        let (mut known, mut pending) = (BTreeMap::new(), Vec::new());
-        for writer in writers {
-            let account = writer.await.unwrap();
-            for (sequence, row) in account.acknowledged {
-                assert!(known.insert(sequence, row).is_none(), "round {round}: sequence {sequence} was answered twice");
-            }
-            pending.extend(account.pending);
-        }
-
-        let restarted = Server::start(&database).await;
-        let (sequence, said) = restarted.says("m").await;
-        restarted.kill();
-        let last = known.last_key_value().map_or(0, |(last, _)| *last);
-        assert!(
-            sequence >= last && sequence >= known.len() as u64,
-            "round {round}: {sequence} rows are left of {} acknowledged",
-            known.len()
-        );
-        let missing: Vec<u64> = (1..=sequence).filter(|place| !known.contains_key(place)).collect();
-        assert!(missing.len() <= pending.len(), "round {round}: rows at {missing:?} were never sent");
-        let restarted = Server::start(&database).await;
-        assert_eq!(restarted.says("m").await, (sequence, said.clone()), "round {round}: two starts on one file differ");
-
-        // The sequences tell the order of the log, but for the rows on their way that landed: one of their orders must give the same bits.
-        let mut agreed = false;
-        for tail in arrangements(&pending, missing.len()) {
-            let mut order = known.clone();
-            order.extend(missing.iter().copied().zip(tail));
-            witness.fit("m").await;
-            let rows: Vec<Value> = order.into_values().collect();
-            witness.ask("POST", "/v1/models/m/updates", Some(json!({"rows": rows}).to_string())).await;
-            agreed = witness.says("m").await == (sequence, said.clone());
-            if agreed {
-                break;
-            }
-        }
-        assert!(agreed, "round {round}: the replay of {sequence} rows gives other bits");
-
-        // It goes on learning where it stopped.
-        let reply = restarted.ask("POST", "/v1/models/m/updates", Some(json!({"rows": [row(9, 1)]}).to_string())).await;
-        assert_eq!(reply["sequence"], sequence + 1);
-        learnt += known.len();
-        landed += missing.len();
-    }
-    assert!(rounds < 10 || learnt > 0, "no round acknowledged a row");
-    eprintln!("{rounds} kills, {learnt} acknowledged rows, all there; {landed} rows landed without their answer");
-}
+use rounds::{WRITERS, write};
+use server::{Server, TABLE, cells, copy, log, open, row, version};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_acknowledged_rows_are_all_there_bit_for_bit() {
@@ -238,7 +34,7 @@ async fn a_thousand_acknowledged_rows_are_all_there_bit_for_bit() {
     let server = Server::start(&database).await;
     server.fit("m").await;
     for number in 0..1000 {
-        let reply = server.ask("POST", "/v1/models/m/updates", Some(json!({"rows": [row(0, number)]}).to_string())).await;
+        let reply = server.ask("POST", "/v1/models/m/updates", Some(json!({"rows": [row(cells(0, number))]}).to_string())).await;
         assert_eq!((&reply["sequence"], &reply["accepted"]), (&json!(number + 1), &json!(1)));
     }
     let before = server.says("m").await;
@@ -256,9 +52,9 @@ async fn keys_and_events_are_remembered_across_a_kill() {
     server.fit("m").await;
     let keyed = |server: &Server| {
         let request = server.client.post(format!("{}/v1/models/m/updates", server.url)).header("idempotency-key", "k");
-        request.body(json!({"rows": [row(0, 1)]}).to_string()).send()
+        request.body(json!({"rows": [row(cells(0, 1))]}).to_string()).send()
     };
-    let mut event = row(0, 2);
+    let mut event = row(cells(0, 2));
     event["_id"] = json!("e");
     let event = json!({"rows": [event]}).to_string();
     let first = keyed(&server).await.unwrap().bytes().await.unwrap();
@@ -345,17 +141,10 @@ async fn a_signal_under_load_ends_it_in_order() {
     server.fit("m").await;
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> =
-        (0..WRITERS).map(|writer| tokio::spawn(write(server.client.clone(), server.url.clone(), writer, stop.clone()))).collect();
+        (0..WRITERS).map(|writer| tokio::spawn(write(server.client.clone(), server.url.clone(), "m", writer, stop.clone()))).collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let begun = Instant::now();
     assert!(Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap().success());
-    let status = loop {
-        match server.child.try_wait().unwrap() {
-            Some(status) => break status,
-            None => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-        assert!(begun.elapsed() < Duration::from_secs(25), "it did not end within 25 s");
-    };
+    let status = server.end().await;
     assert!(status.success(), "{status}");
     stop.store(true, Ordering::Relaxed);
     let mut acknowledged = 0;
@@ -366,4 +155,65 @@ async fn a_signal_under_load_ends_it_in_order() {
     let server = Server::start(&database).await;
     let (sequence, _) = server.says("m").await;
     assert!((acknowledged..=acknowledged + WRITERS as u64).contains(&sequence), "{acknowledged} acknowledged, {sequence} there");
+}
+
+/// The snapshot of the state that a model stores at its ten-thousandth row is the witness: bytes, not what they lead to.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bytes_of_a_state_are_those_of_a_replay_in_a_fresh_process() {
+    const ROWS: u64 = 10_000;
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("lsqd.db");
+    let learn = async |server: &Server, numbers: std::ops::Range<u64>| {
+        let rows: Vec<Value> = numbers.map(|number| row(cells(0, number))).collect();
+        server.ask("POST", "/v1/models/m/updates", Some(json!({"rows": rows}).to_string())).await;
+    };
+    let stored = async |database: &std::path::Path| {
+        let mut connection = open(database).await;
+        let version = version(&mut connection, "m").await;
+        lsqd::store::updates::snapshot(&mut connection, version, u64::MAX).await.unwrap()
+    };
+    let mut server = Server::start(&database).await;
+    server.fit("m").await;
+    for part in 0..9 {
+        learn(&server, part * 1111..(part + 1) * 1111).await;
+        if part % 3 == 1 {
+            server.kill();
+            server = Server::start(&database).await;
+        }
+    }
+    // The server waits; what it has on disk is whole.
+    let replayed = directory.path().join("replayed.db");
+    copy(&database, &replayed);
+    assert_eq!(stored(&replayed).await, None);
+    learn(&server, ROWS - 1..ROWS).await;
+    server.kill();
+    let fresh = Server::start(&replayed).await;
+    learn(&fresh, ROWS - 1..ROWS).await;
+    fresh.kill();
+    let (live, again) = (stored(&database).await.unwrap(), stored(&replayed).await.unwrap());
+    assert_eq!((live.0, again.0), (ROWS, ROWS));
+    assert!(live.1 == again.1, "the bytes of the states differ");
+}
+
+/// A limit on the size of files makes the real system refuse a write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_write_ends_the_process_with_a_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("lsqd.db");
+    let mut server = Server::start_with_small_files(&database, 1_600).await;
+    server.fit("m").await;
+    let mut acknowledged = 0;
+    let refusal = loop {
+        match server.send("POST", "/v1/models/m/updates", Some(json!({"rows": [row(cells(0, acknowledged))]}).to_string())).await {
+            Some((200, _)) => acknowledged += 1,
+            other => break other,
+        }
+        assert!(acknowledged < 10_000, "no write failed");
+    };
+    assert!(refusal.is_none_or(|(status, _)| status >= 500));
+    assert_eq!(server.end().await.code(), Some(1));
+    assert!(acknowledged > 0);
+    let rows = log(&database, "m").await.unwrap();
+    assert!(rows.len() as u64 >= acknowledged, "{acknowledged} acknowledged, {} there", rows.len());
+    assert!((0..).zip(&rows).all(|(number, row)| *row == cells(0, number)));
 }
