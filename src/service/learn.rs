@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -52,11 +53,25 @@ pub(crate) struct UpdateRequest {
     pub(crate) expected_sequence: Option<u64>,
     /// Key and fingerprint.
     pub(crate) idempotency: Option<super::IdempotencyKey>,
+    /// Of a batch of a stream: whether an earlier batch of it has failed. Then this one must not be learnt.
+    pub(crate) stream: Option<Arc<AtomicBool>>,
     pub(crate) reply: oneshot::Sender<Result<Replayable<Reply>, ServiceError>>,
 }
 
 impl UpdateRequest {
+    /// Lets the batches behind this one know that it failed.
+    fn note<T>(&self, outcome: &Result<T, ServiceError>) {
+        if let (Some(failed), Err(_)) = (&self.stream, outcome) {
+            failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn follows_a_failure(&self) -> bool {
+        self.stream.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn settle(self, outcome: Result<Replayable<Reply>, ServiceError>) {
+        self.note(&outcome);
         let _ = self.reply.send(outcome);
     }
 }
@@ -109,9 +124,11 @@ pub(crate) async fn apply(connection: &mut Connection, requests: &mut [UpdateReq
             Entry::Vacant(place) => place.insert(begin(connection, version).await?),
         };
         let outcome = match place {
+            _ if request.follows_a_failure() => Err(ServiceError::Unavailable("an earlier batch of the stream failed")),
             Some(working) => one(connection, working, request).await,
             None => Err(ServiceError::VersionNotFound),
         };
+        request.note(&outcome);
         match outcome {
             Err(ServiceError::Store(error)) => return Err(ServiceError::Store(error)),
             outcome => outcomes.push(outcome),

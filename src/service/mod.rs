@@ -15,6 +15,7 @@ mod learn;
 mod models;
 mod predict;
 mod source;
+mod stream;
 mod update;
 mod writer;
 
@@ -32,6 +33,7 @@ pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use jobs::{Job, JobState};
 pub use learn::Reply as UpdateReply;
 pub use predict::Predicted;
+pub use stream::{Acknowledgement, StreamedUpdate};
 pub use update::Update;
 
 use crate::store::{self, Store};
@@ -61,7 +63,7 @@ pub struct Service {
     pins: Arc<datasets::Pins>,
     fit_queue: usize,
     ready: AtomicBool,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
     /// Turns to `true` when nothing can be written any more.
     failed: watch::Receiver<bool>,
 }
@@ -115,7 +117,7 @@ impl Service {
             pins: Arc::default(),
             fit_queue: settings.fit_queue.max(1),
             ready: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
             failed,
         });
         Ok((service, Closing { store, writer: thread }))
@@ -167,13 +169,13 @@ impl Service {
 
     /// Begins to stop: no longer ready, running fits are told to end.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.send_replace(true);
         self.jobs.cancel_all();
         self.pins.stop();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        *self.stopping.borrow()
     }
 
     /// The models in memory.

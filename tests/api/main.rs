@@ -12,4 +12,5 @@ mod fits;
 mod hostile;
 mod operations;
 mod predict;
+mod streams;
 mod updates;
