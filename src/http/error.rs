@@ -56,6 +56,7 @@ codes! {
     ModelNotFound = NOT_FOUND, "model_not_found", "No such model";
     VersionNotFound = NOT_FOUND, "version_not_found", "No such version";
     AliasNotFound = NOT_FOUND, "alias_not_found", "No such alias";
+    PredictionNotFound = NOT_FOUND, "prediction_not_found", "No such remembered prediction";
     JobNotFound = NOT_FOUND, "job_not_found", "No such job";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The address does not do that";
     Conflict = CONFLICT, "conflict", "Not in the present state";
@@ -167,6 +168,8 @@ impl From<ServiceError> for ApiError {
             ServiceError::ModelNotFound => plain(Code::ModelNotFound),
             ServiceError::VersionNotFound => plain(Code::VersionNotFound),
             ServiceError::AliasNotFound => plain(Code::AliasNotFound),
+            ServiceError::PredictionNotFound(faults) => plain(Code::PredictionNotFound).with(faults),
+            ServiceError::LabelConflict(faults) => plain(Code::Conflict).with(faults),
             ServiceError::JobNotFound => plain(Code::JobNotFound),
             ServiceError::Precondition => plain(Code::PreconditionFailed),
             ServiceError::IdempotencyMismatch => plain(Code::IdempotencyMismatch),

@@ -9,6 +9,7 @@ mod error;
 mod extract;
 mod fits;
 mod jobs;
+mod labels;
 mod middleware;
 mod models;
 mod operations;
@@ -73,6 +74,7 @@ routes! {
     DELETE "/v1/models/{name}/aliases/{alias}"      => models::delete_alias,
     POST   "/v1/models/{name}/predict"              => predict::predict,
     POST   "/v1/models/{name}/updates"              => updates::learn,
+    POST   "/v1/models/{name}/labels"               => labels::learn,
     GET    "/livez"                                 => operations::live,
     GET    "/readyz"                                => operations::ready,
     GET    "/metrics"                               => operations::metrics,

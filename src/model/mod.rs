@@ -3,11 +3,13 @@
 
 pub mod name;
 pub mod prediction;
+pub mod prediction_id;
 pub mod specification;
 pub mod state;
 pub mod version;
 
 pub use prediction::{Answer, IntervalKind, Question};
+pub use prediction_id::PredictionId;
 pub use specification::{
     Auto, Choice, Constraint, Covariance, Estimator, FeatureSpecification, Form, InformationKind, Online, Penalty, Prior, Specification,
     Strength, Validation,

@@ -49,6 +49,12 @@ pub enum ServiceError {
     /// No such alias.
     #[error("the model has no such alias")]
     AliasNotFound,
+    /// No such remembered predictions.
+    #[error("{}", summary(.0))]
+    PredictionNotFound(Vec<Fault>),
+    /// Labels that cannot be learnt beside what was learnt before.
+    #[error("{}", summary(.0))]
+    LabelConflict(Vec<Fault>),
     /// No such job.
     #[error("there is no job of this id")]
     JobNotFound,

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::Replayable;
 use super::catalogue::Version;
 use super::error::ServiceError;
+use super::label::Labelling;
 use crate::features::RowBuffer;
 use crate::frame::Fault;
 use crate::lsq;
@@ -55,6 +56,8 @@ pub(crate) struct UpdateRequest {
     pub(crate) idempotency: Option<super::IdempotencyKey>,
     /// Of a batch of a stream: whether an earlier batch of it has failed. Then this one must not be learnt.
     pub(crate) stream: Option<Arc<AtomicBool>>,
+    /// Labels of remembered predictions, whose rows are in the database; there are no `cells` then.
+    pub(crate) labels: Option<Labelling>,
     pub(crate) reply: oneshot::Sender<Result<Replayable<Reply>, ServiceError>>,
 }
 
@@ -168,7 +171,12 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
     let version = working.version.clone();
     let targets = version.document.target.len();
     let width = version.learning_width();
-    let rows = request.cells.len() / width;
+    let opened = match &request.labels {
+        Some(labels) => Some(labels.open(connection, &version).await?),
+        None => None,
+    };
+    let all_cells = opened.as_ref().map_or(&request.cells, |opened| &opened.cells);
+    let rows = all_cells.len() / width;
     // One row leaves the state alone when it fails; several need a way back.
     let before = (rows > 1).then(|| working.state.clone());
     let (logged, mut fresh) = (working.log.len(), Vec::new());
@@ -180,7 +188,13 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         errors: Vec::with_capacity(rows * targets),
     };
     let mut scratch = Scratch::default();
-    for (row, cells) in request.cells.chunks_exact(width).enumerate() {
+    for (row, cells) in all_cells.chunks_exact(width).enumerate() {
+        if let Some(answer) = opened.as_ref().and_then(|opened| opened.answers[row].as_ref()) {
+            let (predictions, errors) = answer.split_at(answer.len() / 2);
+            reply.predictions.extend_from_slice(predictions);
+            reply.errors.extend_from_slice(errors);
+            continue;
+        }
         let event = request.events.get(row).and_then(Option::as_ref);
         if let Some(event) = event {
             let known = match working.events.get(event) {
@@ -225,6 +239,9 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         if let Some(answer) = working.events.get(event) {
             store::updates::add_event(connection, version.id, event, *sequence, answer).await?;
         }
+    }
+    if let (Some(labels), Some(opened)) = (&request.labels, &opened) {
+        labels.keep(connection, opened, &reply).await?;
     }
     if let Some(key) = &request.idempotency {
         key.remember(connection, &reply).await?;

@@ -11,6 +11,7 @@ mod estimate;
 mod fit;
 mod idempotency;
 mod jobs;
+mod label;
 mod learn;
 mod models;
 mod predict;
@@ -22,6 +23,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
@@ -31,6 +33,7 @@ pub use diagnose::{Findings, LEVELS, Wanted};
 pub use error::ServiceError;
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use jobs::{Job, JobState};
+pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
 pub use predict::Predicted;
 pub use stream::{Acknowledgement, StreamedUpdate};
@@ -51,6 +54,8 @@ pub struct Settings {
     pub readers: u32,
     /// Fits that may be waiting or running; past that a fit is refused.
     pub fit_queue: usize,
+    /// How long a prediction waits for its label.
+    pub remember_ttl: Duration,
 }
 
 /// The service: every use case is a method.
@@ -62,6 +67,7 @@ pub struct Service {
     pool: Semaphore,
     pins: Arc<datasets::Pins>,
     fit_queue: usize,
+    remember_ttl: Duration,
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
     /// Turns to `true` when nothing can be written any more.
@@ -116,6 +122,7 @@ impl Service {
             pool: Semaphore::new(settings.compute_threads.max(1)),
             pins: Arc::default(),
             fit_queue: settings.fit_queue.max(1),
+            remember_ttl: settings.remember_ttl,
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             failed,
@@ -149,6 +156,7 @@ impl Service {
         tracing::info!(models = models.len(), versions = loaded, seconds = begun.elapsed().as_secs_f64(), "ready");
         // Not tied to the service's life: it ends with the writer.
         tokio::spawn(datasets::sweep(self.writer.clone(), self.pins.clone()));
+        tokio::spawn(label::sweep(self.writer.clone(), self.stopping.subscribe()));
         Ok(())
     }
 

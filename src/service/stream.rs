@@ -280,6 +280,7 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
             expected_sequence: self.expected_sequence.take(),
             idempotency,
             stream: Some(self.failed.clone()),
+            labels: None,
             reply,
         };
         self.service.writer.update(request).await?;

@@ -37,7 +37,9 @@ impl Service {
         // The writer may have to load the state; better here than while everybody waits.
         version.state(&self.store).await?;
         let (reply, answer) = oneshot::channel();
-        self.writer.update(UpdateRequest { version, cells, events: rows.ids, expected_sequence, idempotency, stream: None, reply }).await?;
+        self.writer
+            .update(UpdateRequest { version, cells, events: rows.ids, expected_sequence, idempotency, stream: None, labels: None, reply })
+            .await?;
         answer.await.map_err(|_| ServiceError::Unavailable("the server is stopping"))?
     }
 }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod idempotency;
 pub mod jobs;
 pub mod models;
+pub mod remembered;
 pub mod updates;
 
 use std::path::Path;
@@ -165,7 +166,13 @@ pub fn unseal<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], Store
 /// The present moment as RFC 3339 text in UTC, microseconds kept.
 #[must_use]
 pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+    moment(jiff::Timestamp::now())
+}
+
+/// A moment as RFC 3339 text in UTC, microseconds kept; later moments are later texts.
+#[must_use]
+pub fn moment(moment: jiff::Timestamp) -> String {
+    moment.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
 #[cfg(test)]

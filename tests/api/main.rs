@@ -10,6 +10,7 @@ mod diagnostics;
 mod estimators;
 mod fits;
 mod hostile;
+mod labels;
 mod operations;
 mod predict;
 mod streams;
