@@ -343,6 +343,25 @@ async fn a_stream_sent_again_under_its_key_has_every_row_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_tries_of_a_stream_at_once_teach_no_row_twice() {
+    let server = line().await;
+    let key = [("idempotency-key", "twice")];
+    let mut first = Streaming::rows(&server, &key).await;
+    first.send(rows(0, 10)).await;
+    assert_eq!(first.line().await.unwrap()["accepted"], 10);
+    let mut second = Streaming::rows(&server, &key).await;
+    second.send(rows(0, 20)).await;
+    second.end();
+    let lines = second.rest().await;
+    assert_eq!((whole(&lines, 1, 20), &lines[0]["replayed"]), (10, &json!(true)));
+    // The first try still hangs on; what it sends now is learnt already.
+    first.send(rows(10, 20)).await;
+    let told = first.rest().await;
+    assert_eq!((told.len(), &told[0]["error"]["code"], &told[0]["first_line"]), (1, &json!("conflict"), &json!(11)), "{told:?}");
+    assert_eq!(sequence(&server).await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_ends_its_streams_in_order() {
     let mut server = line().await;
     let mut stream = Streaming::rows(&server, &[]).await;
@@ -389,9 +408,14 @@ async fn who_takes_no_acknowledgements_is_held_back() {
     let (written, mut socket) = tokio::task::spawn_blocking(move || (press(&mut socket, most), socket)).await.unwrap();
     // What is under way is in the buffers of two sockets, each some megabytes at the most, and in a few batches.
     assert!(written < 64 << 20, "{written} bytes were taken without an acknowledgement read");
-    let stuck = sequence(&server).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(sequence(&server).await, stuck, "it goes on learning though nobody listens");
+    // What was taken is learnt, and then no more is.
+    let mut stuck = 0;
+    let begun = Instant::now();
+    while stuck != sequence(&server).await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it goes on learning though nobody listens");
+        stuck = sequence(&server).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     // Once they are taken, it goes on.
     let mut piece = vec![0; 1 << 20];
     tokio::task::spawn_blocking(move || {
@@ -401,8 +425,11 @@ async fn who_takes_no_acknowledgements_is_held_back() {
     })
     .await
     .unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(sequence(&server).await > stuck);
+    let begun = Instant::now();
+    while sequence(&server).await <= stuck {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not go on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
