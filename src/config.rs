@@ -48,6 +48,8 @@ pub struct Config {
     pub body_limit: usize,
     /// Bytes of an upload; 0 is no limit.
     pub upload_limit: u64,
+    /// How long a remembered prediction waits for its label.
+    pub remember_ttl: Duration,
     /// Connections that are open at the same time; past that, new ones wait.
     pub max_connections: usize,
     /// From the first byte of a request to the end of its header.
@@ -166,6 +168,7 @@ settings! {
     fit_queue       "LSQD_FIT_QUEUE"       "COUNT"    "64"             "Fits that may be waiting or running; past that they are refused";
     body_limit      "LSQD_BODY_LIMIT"      "SIZE"     "64MiB"          "Largest request body that is held in memory";
     upload_limit    "LSQD_UPLOAD_LIMIT"    "SIZE"     "0"              "Largest upload of a dataset, which is streamed; 0 is no limit";
+    remember_ttl    "LSQD_REMEMBER_TTL"    "DURATION" "7d"             "How long a remembered prediction waits for its label";
     max_connections "LSQD_MAX_CONNECTIONS" "COUNT"    "1024"           "Connections open at the same time; past that, new ones wait";
     header_timeout  "LSQD_HEADER_TIMEOUT"  "DURATION" "10s"            "From the first byte of a request to the end of its header";
     body_timeout    "LSQD_BODY_TIMEOUT"    "DURATION" "30s"            "Longest time without a byte of a body, in either direction";
@@ -362,6 +365,10 @@ impl Config {
             bytes => usize::try_from(bytes).map_err(|_| "is more than this machine can address".to_owned()),
         });
         let upload_limit = texts.upload_limit.check(&mut faults, size);
+        let remember_ttl = texts.remember_ttl.check(&mut faults, |text| match duration(text)? {
+            Duration::ZERO => Err("is 0, with which nothing would be remembered; the default is 7d".to_owned()),
+            duration => Ok(duration),
+        });
         let max_connections = texts.max_connections.check(&mut faults, |text| match count::<usize>(text)? {
             // The most permits that a semaphore of the runtime can hand out.
             connections if connections <= usize::MAX >> 3 => Ok(connections),
@@ -394,6 +401,7 @@ impl Config {
                 fit_queue: fit_queue?,
                 body_limit: body_limit?,
                 upload_limit: upload_limit?,
+                remember_ttl: remember_ttl?,
                 max_connections: max_connections?,
                 header_timeout: header_timeout?,
                 body_timeout: body_timeout?,
@@ -507,7 +515,7 @@ fn size(text: &str) -> Result<u64, String> {
     if bytes < u64::MAX as f64 { Ok(bytes.round() as u64) } else { Err(fault()) }
 }
 
-/// `25`, `25s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+/// `25`, `25s`, `500ms`, `2m`, `1h`, `7d`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let fault = || format!("is not a duration, such as 25s, 500ms or 2m: {text:?}");
     let (number, unit) = number_and_unit(text).ok_or_else(fault)?;
@@ -516,6 +524,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => number,
         "m" | "min" => number * 60.0,
         "h" => number * 3600.0,
+        "d" => number * 86_400.0,
         _ => return Err(fault()),
     };
     // Past a year nobody means it, and clocks overflow somewhere.
@@ -661,7 +670,9 @@ mod tests {
         for text in ["", "-1", "64 MiBs", "MiB", "1e9", "99999999999TiB", "1.2.3"] {
             assert!(size(text).is_err(), "{text}");
         }
-        for (text, milliseconds) in [("0", 0), ("25", 25_000), ("25s", 25_000), ("500ms", 500), ("1.5m", 90_000), ("1h", 3_600_000)] {
+        for (text, milliseconds) in
+            [("0", 0), ("25", 25_000), ("25s", 25_000), ("500ms", 500), ("1.5m", 90_000), ("1h", 3_600_000), ("7d", 604_800_000)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in ["", "s", "-1s", "5 days", "9000h"] {

@@ -83,7 +83,12 @@ impl Server {
     /// The database cannot be opened.
     pub async fn open(config: Config, listener: TcpListener) -> Result<Self, Failure> {
         telemetry::install();
-        let settings = Settings { compute_threads: config.compute_threads, readers: config.readers, fit_queue: config.fit_queue };
+        let settings = Settings {
+            compute_threads: config.compute_threads,
+            readers: config.readers,
+            fit_queue: config.fit_queue,
+            remember_ttl: config.remember_ttl,
+        };
         let (service, closing) = Service::open(&config.database, settings).await.map_err(Failure::Open)?;
         Ok(Self { config, listener, service, closing })
     }

@@ -4,6 +4,7 @@
 //! with a [`Summary`] in the end. The functions of [`rows`] parse a request's rows straight into a row-major buffer of floats by an
 //! [`InputSchema`]. Faults name the row and the column. Not here: storage, HTTP, anything that solves.
 
+mod batches;
 pub mod codec;
 mod fault;
 mod infer;
@@ -17,6 +18,7 @@ mod summary;
 pub mod tensor;
 pub mod write;
 
+pub use batches::{Batch, Batches, LineTooLong, Lines};
 pub use fault::{Fault, Faults};
 pub use input::{Input, InputKind, InputSchema, Unseen};
 pub use reader::{Format, ReadError, ReadOptions, Reader};

@@ -25,12 +25,15 @@ pub struct Rows {
     pub ids: Vec<Option<String>>,
     /// How many rows there are, which `values` cannot tell when there are no inputs.
     pub count: usize,
+    /// The line on which each row begins; of a batch of a stream only.
+    pub lines: Vec<u64>,
 }
 
 impl Rows {
     fn clear(&mut self) {
         self.values.clear();
         self.ids.clear();
+        self.lines.clear();
         self.count = 0;
     }
 }
@@ -95,6 +98,44 @@ pub fn parse_csv(body: &[u8], schema: &InputSchema, options: &RowsOptions, rows:
     let mut intake = Intake::new(schema, options, rows);
     let result = table(&mut intake, &mut Records { text: without_mark(body), at: 0, line: 1, buffer: Vec::new() });
     intake.end(body, result)
+}
+
+/// Takes some lines of a longer NDJSON body, of which the first is number `first_line`; faults are named by line (`/lines/{line}/{name}`).
+///
+/// # Errors
+/// As [`parse_ndjson`].
+pub fn parse_ndjson_batch(
+    batch: &[u8],
+    first_line: u64,
+    schema: &InputSchema,
+    options: &RowsOptions,
+    rows: &mut Rows,
+) -> Result<(), ParseError> {
+    let mut intake = Intake::new(schema, options, rows);
+    intake.form = Form::Lines;
+    let result = lines(&mut intake, if first_line == 1 { without_mark(batch) } else { batch }, first_line);
+    intake.end(batch, result)
+}
+
+/// Takes some records of a longer CSV body under its header line, which begins on line `header_line`; the first record begins on or after
+/// line `first_line`. Faults are named by line.
+///
+/// # Errors
+/// As [`parse_csv`].
+pub fn parse_csv_batch(
+    (header, header_line): (&[u8], u64),
+    (batch, first_line): (&[u8], u64),
+    schema: &InputSchema,
+    options: &RowsOptions,
+    rows: &mut Rows,
+) -> Result<(), ParseError> {
+    let mut intake = Intake::new(schema, options, rows);
+    intake.form = Form::Lines;
+    let header = if header_line == 1 { without_mark(header) } else { header };
+    let mut head = Records { text: header, at: 0, line: header_line, buffer: Vec::new() };
+    let mut body = Records { text: batch, at: 0, line: first_line, buffer: Vec::new() };
+    let result = table_header(&mut intake, &mut head).and_then(|targets| table_rows(&mut intake, &mut body, &targets));
+    intake.end(batch, result)
 }
 
 /// The text without the byte order mark that some editors and shells put first.
@@ -166,6 +207,8 @@ enum Form {
     Rows,
     /// `/data/{row}/{position}`
     Data,
+    /// `/lines/{line}/{name}`
+    Lines,
 }
 
 /// Rows on their way in: the row being read, and the faults so far.
@@ -254,6 +297,9 @@ impl<'s, 'r> Intake<'s, 'r> {
     #[inline]
     fn count_row(&mut self) {
         self.rows.count += 1;
+        if self.form == Form::Lines {
+            self.rows.lines.push(self.line.unwrap_or_default());
+        }
         if !self.rows.ids.is_empty() && self.rows.ids.len() < self.rows.count {
             self.rows.ids.push(None);
         }
@@ -288,31 +334,37 @@ impl<'s, 'r> Intake<'s, 'r> {
     /// `row 3`, or `row 3 (line 4)`.
     fn row_in_words(&self) -> String {
         match self.line {
+            Some(line) if self.form == Form::Lines => format!("line {line}"),
             Some(line) => format!("row {} (line {line})", self.number()),
             None => format!("row {}", self.number()),
+        }
+    }
+
+    /// The pointer to the row.
+    fn row_pointer(&self) -> String {
+        match self.form {
+            Form::Rows => format!("/rows/{}", self.rows.count),
+            Form::Data => format!("/data/{}", self.rows.count),
+            Form::Lines => format!("/lines/{}", self.line.unwrap_or_default()),
         }
     }
 
     /// A fault of the row as a whole.
     #[cold]
     fn refuse_row(&mut self, what: &str) -> Result<(), Stop> {
-        let (row, words) = (self.rows.count, self.row_in_words());
-        let form = match self.form {
-            Form::Rows => "rows",
-            Form::Data => "data",
-        };
-        self.refuse(|| format!("/{form}/{row}"), || format!("{words}: {what}"))
+        let (pointer, words) = (self.row_pointer(), self.row_in_words());
+        self.refuse(|| pointer, || format!("{words}: {what}"))
     }
 
     /// A fault of the cell under a name of ours; `position` is its column in the request.
     #[cold]
     fn refuse_cell(&mut self, name: &str, position: usize, what: Refusal) -> Result<(), Stop> {
-        let (row, words) = (self.rows.count, self.row_in_words());
-        let pointer = || match self.form {
-            Form::Rows => format!("/rows/{row}/{}", escaped(name)),
-            Form::Data => format!("/data/{row}/{position}"),
+        let (row, words) = (self.row_pointer(), self.row_in_words());
+        let pointer = match self.form {
+            Form::Rows | Form::Lines => format!("{row}/{}", escaped(name)),
+            Form::Data => format!("{row}/{position}"),
         };
-        let (pointer, detail) = (pointer(), format!("{words}, column {name:?}: {what}"));
+        let detail = format!("{words}, column {name:?}: {what}");
         self.refuse(|| pointer, || detail)
     }
 
@@ -332,8 +384,8 @@ impl<'s, 'r> Intake<'s, 'r> {
         if !repeatable(name) {
             return self.refuse_row("holds a name that is too long for any feature");
         }
-        let (row, words) = (self.rows.count, self.row_in_words());
-        self.refuse(|| format!("/rows/{row}/{}", escaped(name)), || format!("{words}: there is no feature {name:?}"))
+        let (row, words) = (self.row_pointer(), self.row_in_words());
+        self.refuse(|| format!("{row}/{}", escaped(name)), || format!("{words}: there is no feature {name:?}"))
     }
 
     /// The target of a name, if it has one.
@@ -1000,6 +1052,12 @@ impl Records<'_> {
 
 /// Takes a whole CSV body.
 fn table(intake: &mut Intake<'_, '_>, records: &mut Records<'_>) -> Result<(), Stop> {
+    let targets = table_header(intake, records)?;
+    table_rows(intake, records, &targets)
+}
+
+/// Takes the header line of CSV.
+fn table_header(intake: &mut Intake<'_, '_>, records: &mut Records<'_>) -> Result<Vec<Target>, Stop> {
     if !records.begins() {
         return Err(Stop::Syntax("the body is not CSV: it has no header line".to_owned()));
     }
@@ -1028,11 +1086,16 @@ fn table(intake: &mut Intake<'_, '_>, records: &mut Records<'_>) -> Result<(), S
         }
     }
     intake.end_header()?;
+    Ok(targets)
+}
+
+/// Takes the records under a header.
+fn table_rows(intake: &mut Intake<'_, '_>, records: &mut Records<'_>, targets: &[Target]) -> Result<(), Stop> {
     while records.begins() {
         let start = records.at;
         intake.line = Some(records.line);
         intake.begin_row()?;
-        record(intake, records, &targets)?;
+        record(intake, records, targets)?;
         intake.count_row();
         if intake.rows.count == 1 {
             intake.reserve(records.at - start, records.text.len() - records.at);
@@ -1122,7 +1185,7 @@ mod tests {
     }
 
     fn json(body: &str, schema: &InputSchema, options: &RowsOptions) -> Result<Rows, ParseError> {
-        let mut rows = Rows { values: vec![9.0], ids: vec![None], count: 1 };
+        let mut rows = Rows { values: vec![9.0], ids: vec![None], count: 1, lines: vec![1] };
         let result = parse_document(body.as_bytes(), schema, options, &mut rows);
         if result.is_err() {
             assert_eq!(rows, Rows::default(), "a refused request leaves no rows");
@@ -1360,6 +1423,34 @@ mod tests {
         let mut rows = Rows::default();
         let error = parse_ndjson(b"\n{}", 41, &numbers(&["a"]), &PREDICT, &mut rows).unwrap_err();
         assert_eq!(error.to_string(), "row 1 (line 42), column \"a\": is missing");
+    }
+
+    #[test]
+    fn batches_of_a_stream_name_lines_alone() {
+        let (schema, mut rows) = (numbers(&["a", "b"]), Rows::default());
+        parse_ndjson_batch(b"{\"a\":1,\"b\":2}\n \n{\"b\":4,\"a\":3}\n", 7, &schema, &LEARN, &mut rows).unwrap();
+        assert_eq!((rows.values.as_slice(), rows.lines.as_slice()), (&[1.0, 2.0, 3.0, 4.0][..], &[7, 9][..]));
+        let error = parse_ndjson_batch(b"{\"a\":1,\"b\":2}\n\n{\"a\":\"x\",\"c\":1}\n[]\n", 7, &schema, &LEARN, &mut rows);
+        assert_eq!(
+            faults(error.map(|()| Rows::default())),
+            [
+                "/lines/9/a line 9, column \"a\": is not a number",
+                "/lines/9/c line 9: there is no feature \"c\"",
+                "/lines/9/b line 9, column \"b\": is missing",
+                "/lines/10 line 10: is not an object",
+            ]
+        );
+        let header: (&[u8], u64) = (b"b,a,_id\r\n", 1);
+        parse_csv_batch(header, (b"2,1,\"x\ny\"\n\n4,3,\n", 2), &schema, &LEARN, &mut rows).unwrap();
+        assert_eq!((rows.values.as_slice(), rows.lines.as_slice()), (&[1.0, 2.0, 3.0, 4.0][..], &[2, 5][..]));
+        assert_eq!(rows.ids, [Some("x\ny".to_owned()), None]);
+        let error = parse_csv_batch(header, (b"2,1,\n4,z,\n", 12), &schema, &LEARN, &mut rows);
+        assert_eq!(faults(error.map(|()| Rows::default())), ["/lines/13/a line 13, column \"a\": is not a number"]);
+        let error = parse_csv_batch((b"a,c\n", 3), (b"", 4), &schema, &LEARN, &mut rows);
+        assert_eq!(
+            faults(error.map(|()| Rows::default())),
+            ["/columns/1 line 3, column 2: there is no feature \"c\"", "/columns column \"b\": is missing"]
+        );
     }
 
     #[test]

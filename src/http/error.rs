@@ -57,6 +57,7 @@ codes! {
     VersionNotFound = NOT_FOUND, "version_not_found", "No such version";
     AliasNotFound = NOT_FOUND, "alias_not_found", "No such alias";
     UpdateNotFound = NOT_FOUND, "update_not_found", "No such update";
+    PredictionNotFound = NOT_FOUND, "prediction_not_found", "No such remembered prediction";
     JobNotFound = NOT_FOUND, "job_not_found", "No such job";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The address does not do that";
     Conflict = CONFLICT, "conflict", "Not in the present state";
@@ -90,16 +91,21 @@ impl ApiError {
             detail: &self.detail,
             code: self.code,
             request_id: request_id.to_owned(),
-            errors: self.errors.iter().map(|fault| Named { pointer: &fault.pointer, detail: &fault.detail }).collect(),
+            errors: self.errors.iter().map(Named::of).collect(),
             error: &self.detail,
+        }
+    }
+
+    /// Logs what is never sent.
+    pub(super) fn log(&self, request_id: &str) {
+        if let Some(cause) = &self.cause {
+            tracing::error!(request_id, cause, "a request failed by a fault of the server");
         }
     }
 
     /// The whole response, with the request's id.
     pub(super) fn render(&self, request_id: &str) -> Response {
-        if let Some(cause) = &self.cause {
-            tracing::error!(request_id, cause, "a request failed by a fault of the server");
-        }
+        self.log(request_id);
         // A struct of strings and numbers always encodes.
         let body = serde_json::to_vec(&self.problem(request_id)).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
@@ -129,7 +135,17 @@ pub(super) struct Problem<'a> {
 #[derive(Debug, Serialize)]
 struct Named<'a> {
     pointer: &'a str,
+    /// In a stream, where faults are named by line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
     detail: &'a str,
+}
+
+impl<'a> Named<'a> {
+    fn of(fault: &'a Fault) -> Self {
+        let line = fault.pointer.strip_prefix("/lines/").and_then(|rest| rest.split('/').next()).and_then(|line| line.parse().ok());
+        Self { pointer: &fault.pointer, line, detail: &fault.detail }
+    }
 }
 
 impl From<ServiceError> for ApiError {
@@ -154,6 +170,8 @@ impl From<ServiceError> for ApiError {
             ServiceError::VersionNotFound => plain(Code::VersionNotFound),
             ServiceError::AliasNotFound => plain(Code::AliasNotFound),
             ServiceError::UpdateNotFound => plain(Code::UpdateNotFound),
+            ServiceError::PredictionNotFound(faults) => plain(Code::PredictionNotFound).with(faults),
+            ServiceError::LabelConflict(faults) => plain(Code::Conflict).with(faults),
             ServiceError::JobNotFound => plain(Code::JobNotFound),
             ServiceError::Precondition => plain(Code::PreconditionFailed),
             ServiceError::IdempotencyMismatch => plain(Code::IdempotencyMismatch),

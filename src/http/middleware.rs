@@ -28,9 +28,20 @@ fn request_id(request: &Request) -> HeaderValue {
     HeaderValue::from_str(&format!("{micros:x}-{count:x}")).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-pub(super) async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
+/// The id of a request, for replies that name it otherwise than in their header.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub(super) HeaderValue);
+
+impl RequestId {
+    pub(super) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or("unknown")
+    }
+}
+
+pub(super) async fn around(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     // Before the models are loaded, "no such model" would be a lie.

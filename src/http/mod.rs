@@ -10,6 +10,7 @@ mod extract;
 mod fits;
 mod inference;
 mod jobs;
+mod labels;
 mod middleware;
 mod models;
 mod online;
@@ -91,6 +92,7 @@ routes! {
     GET    "/v2/models/{name}/versions/{version}"   => inference::version,
     GET    "/v2/models/{name}/versions/{version}/ready" => inference::version_ready,
     POST   "/v2/models/{name}/versions/{version}/infer" => inference::infer_version,
+    POST   "/v1/models/{name}/labels"               => labels::learn,
     GET    "/livez"                                 => operations::live,
     GET    "/readyz"                                => operations::ready,
     GET    "/metrics"                               => operations::metrics,

@@ -12,6 +12,7 @@ use super::{App, extract};
 use crate::frame::Fault;
 use crate::frame::reply::{push_csv_cell, push_json_string, push_number};
 use crate::frame::rows::{ParseError, Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
+use crate::model::PredictionId;
 use crate::model::prediction::{IntervalKind, Question};
 use crate::service::{Predicted, ServiceError};
 
@@ -63,6 +64,8 @@ struct Wanted {
     extrapolates: bool,
     interval: bool,
     explain: bool,
+    /// Whether the rows are kept for their labels.
+    remember: bool,
 }
 
 pub(super) async fn predict(
@@ -78,30 +81,36 @@ pub(super) async fn predict(
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
     let answering = version.clone();
-    let mut parse = move || -> Result<(Rows, Question, Option<u64>), ApiError> {
+    let mut remember = wanted.remember;
+    let mut parse = move || -> Result<(Rows, Question, Option<u64>, bool), ApiError> {
         let mut rows = Rows::default();
         match dialect {
             Dialect::Json => {
                 let members = parse_document(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?;
-                at = question_of(&members, &mut question)?;
+                (at, remember) = question_of(&members, &mut question)?;
             }
             Dialect::Ndjson => parse_ndjson(&body, 1, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
             Dialect::Csv => parse_csv(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
         }
-        Ok((rows, question, at))
+        Ok((rows, question, at, remember))
     };
-    let (rows, question, at) = if large { off_thread(parse).await? } else { parse()? };
+    let (rows, question, at, remember) = if large { off_thread(parse).await? } else { parse()? };
     (wanted.interval, wanted.explain) = (question.interval.is_some(), question.explain);
     if let Some(sequence) = at {
         state = app.service.state_at(&version, sequence).await?;
     }
+    let remembered = remember.then(|| (rows.values.clone(), rows.count));
     let predicted = app.service.predict(version, &state, rows, question)?;
+    let ids = match remembered {
+        Some((cells, count)) => Some(app.service.remember(&predicted.version, cells, count).await?),
+        None => None,
+    };
     let write = move || {
         let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
         match dialect {
-            Dialect::Json => write_json(&mut out, &predicted, wanted),
-            Dialect::Ndjson => write_lines(&mut out, &predicted, wanted),
-            Dialect::Csv => write_csv(&mut out, &predicted, wanted),
+            Dialect::Json => write_json(&mut out, &predicted, ids.as_deref(), wanted),
+            Dialect::Ndjson => write_lines(&mut out, &predicted, ids.as_deref(), wanted),
+            Dialect::Csv => write_csv(&mut out, &predicted, ids.as_deref(), wanted),
         }
         (out, format!("{}-{}", predicted.version.number, predicted.sequence))
     };
@@ -123,10 +132,11 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<
     tokio::task::spawn_blocking(work).await.map_err(|_| ServiceError::Internal("a request's work panicked"))?
 }
 
-/// The query: `fields` (what is answered), and for CSV and NDJSON `interval`, `level` and `sequence`, which JSON carries in its body.
+/// The query: `fields` (what is answered), and for CSV and NDJSON `interval`, `level`, `sequence` and `remember`, which JSON carries in its
+/// body.
 fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted, Option<u64>), ApiError> {
     let mut question = Question { leverage: true, ..Question::default() };
-    let mut wanted = Wanted { leverage: true, extrapolates: true, interval: false, explain: false };
+    let mut wanted = Wanted { leverage: true, extrapolates: true, interval: false, explain: false, remember: false };
     let mut faults = Vec::new();
     let (mut kind, mut level, mut at) = (None, 0.95, None);
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -158,6 +168,11 @@ fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted, Opt
                 Ok(sequence) => at = Some(sequence),
                 Err(_) => faults.push(fault("/sequence", "`sequence` is the number of an update")),
             },
+            "remember" if dialect != Dialect::Json => match value {
+                "true" => wanted.remember = true,
+                "false" => wanted.remember = false,
+                _ => faults.push(fault("/remember", "`remember` is true or false")),
+            },
             _ => faults.push(fault("/", "the query has an unknown parameter")),
         }
     }
@@ -178,8 +193,8 @@ fn interval_kind(text: &str) -> Option<IntervalKind> {
     }
 }
 
-/// The members of a JSON body beside its rows.
-fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Question) -> Result<Option<u64>, ApiError> {
+/// The members of a JSON body beside its rows: the sequence to predict at, and whether the rows are to be remembered.
+fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Question) -> Result<(Option<u64>, bool), ApiError> {
     let mut map = serde_json::Map::new();
     for (name, raw) in members {
         let value = serde_json::from_slice(raw).map_err(|_| {
@@ -201,10 +216,7 @@ fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Qu
         fields.faults.extend(interval.into_faults());
     }
     question.explain = fields.boolean("explain").unwrap_or(false);
-    let mut later = Vec::new();
-    if fields.boolean("remember") == Some(true) {
-        later.push(fault("/remember", "`remember` is not done by this version; leave it out"));
-    }
+    let remember = fields.boolean("remember").unwrap_or(false);
     let mut at = None;
     if let Some(mut moment) = fields.object("at") {
         at = moment.whole("sequence", 0, u64::MAX);
@@ -214,8 +226,7 @@ fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Qu
         fields.faults.extend(moment.into_faults());
     }
     refuse(Code::InvalidRequest, fields.into_faults())?;
-    refuse(Code::NotSupported, later)?;
-    Ok(at)
+    Ok((at, remember))
 }
 
 /// One value a row: a number for one target, an object by target name for several.
@@ -287,7 +298,7 @@ fn push_bool(out: &mut Vec<u8>, value: bool) {
     out.extend_from_slice(if value { b"true" } else { b"false" });
 }
 
-fn write_json(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
+fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) {
     let targets = &predicted.version.document.target;
     let answer = &predicted.answer;
     out.extend_from_slice(b"{\"model\":");
@@ -323,11 +334,16 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
     } else {
         out.extend_from_slice(b"null");
     }
-    out.extend_from_slice(b",\"prediction_ids\":null}");
+    out.extend_from_slice(b",\"prediction_ids\":");
+    match ids {
+        Some(ids) => push_list(out, ids.iter(), |out, id| out.extend_from_slice(format!("\"{id}\"").as_bytes())),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
 }
 
 /// One object a line, in the order of the rows.
-fn write_lines(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
+fn write_lines(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) {
     let targets = &predicted.version.document.target;
     let answer = &predicted.answer;
     for (row, values) in answer.predictions.chunks_exact(targets.len().max(1)).enumerate() {
@@ -348,12 +364,15 @@ fn write_lines(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
             out.extend_from_slice(b",\"extrapolates\":");
             push_bool(out, answer.extrapolates[row]);
         }
+        if let Some(id) = ids.and_then(|ids| ids.get(row)) {
+            out.extend_from_slice(format!(",\"prediction_id\":\"{id}\"").as_bytes());
+        }
         out.extend_from_slice(b"}\n");
     }
 }
 
 /// A header and one line a row; with several targets each column carries the target's name.
-fn write_csv(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
+fn write_csv(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) {
     let targets = &predicted.version.document.target;
     let answer = &predicted.answer;
     let groups: Vec<(&str, &[f64])> = [("prediction", &answer.predictions), ("lower", &answer.lower), ("upper", &answer.upper)]
@@ -385,6 +404,10 @@ fn write_csv(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
         comma(out);
         out.extend_from_slice(b"extrapolates");
     }
+    if ids.is_some() {
+        comma(out);
+        out.extend_from_slice(b"prediction_id");
+    }
     out.push(b'\n');
     let count = targets.len().max(1);
     for row in 0..answer.predictions.len() / count {
@@ -409,6 +432,10 @@ fn write_csv(out: &mut Vec<u8>, predicted: &Predicted, wanted: Wanted) {
         if wanted.extrapolates {
             comma(out);
             push_bool(out, answer.extrapolates[row]);
+        }
+        if let Some(id) = ids.and_then(|ids| ids.get(row)) {
+            comma(out);
+            out.extend_from_slice(id.to_string().as_bytes());
         }
         out.push(b'\n');
     }

@@ -1,26 +1,125 @@
-//! `POST /v1/models/{name}/updates`.
+//! `POST /v1/models/{name}/updates`: one request answered as a whole, or a stream answered batch by batch.
 
-use axum::body::Body;
-use axum::extract::State;
+use axum::Extension;
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use futures_util::StreamExt as _;
 
 use super::error::{ApiError, Code};
 use super::extract::Path;
+use super::middleware::RequestId;
 use super::predict::{Dialect, off_thread, push_rows};
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::reply::push_json_string;
 use crate::frame::rows::{Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
-use crate::service::{ServiceError, Update};
+use crate::frame::{Fault, Lines};
+use crate::service::{Acknowledgement, ServiceError, StreamedUpdate, Update, UpdateReply, Version};
 
 /// Bodies larger than this leave the async threads.
 const LARGE: usize = 64 * 1024;
+/// NDJSON longer than this is a stream unless the caller wants JSON; the size at which a batch is full.
+const STREAMED: u64 = 256 * 1024;
 
 const OPTIONS: RowsOptions = RowsOptions { allow_id: true, max_rows: 1_000_000 };
 
-pub(super) async fn learn(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+/// Members of the answer, so that a caller can ask for less.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    predictions: bool,
+    errors: bool,
+}
+
+pub(super) async fn learn(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
+    let wanted = wanted(query.as_deref())?;
+    match lines(dialect, &headers, &body) {
+        Some(lines) => stream(app, name, lines, wanted, id, headers, body).await,
+        None => whole(app, name, dialect, wanted, headers, body).await,
+    }
+}
+
+/// What the lines of a stream are; `None` when the request is to be answered as a whole.
+fn lines(dialect: Dialect, headers: &HeaderMap, body: &Body) -> Option<Lines> {
+    let lines = match dialect {
+        Dialect::Json => return None,
+        Dialect::Ndjson => Lines::Plain,
+        Dialect::Csv => Lines::Records,
+    };
+    let streamed = if extract::accepts(headers, "application/x-ndjson") {
+        true
+    } else if extract::accepts(headers, "application/json") {
+        false
+    } else {
+        body.size_hint().exact().is_none_or(|length| lines == Lines::Plain && length > STREAMED)
+    };
+    streamed.then_some(lines)
+}
+
+/// The query: `fields`, of which parts of the answer are wanted.
+pub(super) fn wanted(query: Option<&str>) -> Result<Wanted, ApiError> {
+    let mut wanted = Wanted { predictions: true, errors: true };
+    let mut faults = Vec::new();
+    let mut fault = |pointer: &str, detail: &str| faults.push(Fault { pointer: pointer.to_owned(), detail: detail.to_owned() });
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("fields", value) => {
+                wanted = Wanted { predictions: false, errors: false };
+                for field in value.split(',').flat_map(|part| part.split("%2C")) {
+                    match field {
+                        "predictions" => wanted.predictions = true,
+                        "errors" => wanted.errors = true,
+                        "sequence" | "accepted" => {}
+                        _ => fault("/fields", "`fields` lists sequence, accepted, predictions, errors"),
+                    }
+                }
+            }
+            _ => fault("/", "the query has an unknown parameter"),
+        }
+    }
+    refuse(Code::InvalidRequest, faults)?;
+    Ok(wanted)
+}
+
+async fn stream(
+    app: App,
+    name: String,
+    lines: Lines,
+    wanted: Wanted,
+    id: RequestId,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let asked = StreamedUpdate {
+        if_match: extract::if_match(&headers),
+        idempotency: extract::idempotency(&headers, &["updates", "stream", &name])?,
+        reference: name,
+        lines,
+    };
+    let (version, told) = app.service.update_stream(asked, extract::stream(body)).await?;
+    let mut told = Box::pin(told);
+    // Once the head of the reply is out, nobody is told to continue: whoever waits for that gets the head with the first batch.
+    let first = if headers.contains_key(header::EXPECT) { told.next().await } else { None };
+    let lines = futures_util::stream::iter(first).chain(told).map(move |told| {
+        let mut line = Vec::new();
+        write_line(&mut line, &version, &told, wanted, &id);
+        Ok::<_, std::convert::Infallible>(Bytes::from(line))
+    });
+    let mut response = Response::new(Body::from_stream(lines));
+    response.headers_mut().insert(header::CONTENT_TYPE, Dialect::Ndjson.media());
+    Ok(response)
+}
+
+async fn whole(app: App, name: String, dialect: Dialect, wanted: Wanted, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let version = app.service.learner(&name).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let idempotency = extract::idempotency(&headers, &["updates", &name])?.map(|(key, mut fingerprint)| {
@@ -48,22 +147,59 @@ pub(super) async fn learn(State(app): State<App>, Path(name): Path<String>, head
     let rows = if large { off_thread(parse).await? } else { parse()? };
     let if_match = extract::if_match(&headers);
     let learnt = app.service.update(Update { version: version.clone(), rows, if_match, idempotency }).await?;
-    let reply = learnt.value;
-    let mut out = b"{\"model\":".to_vec();
-    push_json_string(&mut out, &version.model);
-    out.extend_from_slice(
-        format!(",\"version\":{},\"sequence\":{},\"accepted\":{},\"predictions\":", reply.version, reply.sequence, reply.accepted)
-            .as_bytes(),
-    );
-    push_rows(&mut out, &version.document.target, &reply.predictions);
-    out.extend_from_slice(b",\"errors\":");
-    push_rows(&mut out, &version.document.target, &reply.errors);
+    Ok(learnt_response(&version, &learnt.value, learnt.replayed, wanted))
+}
+
+/// The answer to a request as a whole.
+pub(super) fn learnt_response(version: &Version, reply: &UpdateReply, replayed: bool, wanted: Wanted) -> Response {
+    let mut out = Vec::with_capacity(128 + reply.predictions.len() * 40);
+    write_learnt(&mut out, version, reply, wanted);
     out.push(b'}');
     let mut response = Response::new(Body::from(out));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(header::ETAG, extract::etag(&format!("{}-{}", reply.version, reply.sequence)));
-    if learnt.replayed {
+    if replayed {
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
-    Ok(response)
+    response
+}
+
+/// What was learnt, without the closing brace.
+fn write_learnt(out: &mut Vec<u8>, version: &Version, reply: &UpdateReply, wanted: Wanted) {
+    out.extend_from_slice(b"{\"model\":");
+    push_json_string(out, &version.model);
+    let counts = format!(",\"version\":{},\"sequence\":{},\"accepted\":{}", reply.version, reply.sequence, reply.accepted);
+    out.extend_from_slice(counts.as_bytes());
+    for (name, values, wanted) in [("predictions", &reply.predictions, wanted.predictions), ("errors", &reply.errors, wanted.errors)] {
+        out.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        if wanted {
+            push_rows(out, &version.document.target, values);
+        } else {
+            out.extend_from_slice(b"null");
+        }
+    }
+}
+
+/// One line of a stream's answer.
+fn write_line(out: &mut Vec<u8>, version: &Version, told: &Acknowledgement, wanted: Wanted, id: &RequestId) {
+    let mut replayed = false;
+    match &told.outcome {
+        Ok(reply) => {
+            write_learnt(out, version, &reply.value, wanted);
+            replayed = reply.replayed;
+        }
+        Err(error) => {
+            let error = ApiError::from(error.clone());
+            error.log(id.as_str());
+            out.extend_from_slice(b"{\"error\":");
+            // A struct of strings and numbers always encodes.
+            out.extend_from_slice(&serde_json::to_vec(&error.problem(id.as_str())).unwrap_or_default());
+        }
+    }
+    let last = told.last_line.map_or_else(|| "null".to_owned(), |line| line.to_string());
+    out.extend_from_slice(format!(",\"first_line\":{},\"last_line\":{last}", told.first_line).as_bytes());
+    if replayed {
+        out.extend_from_slice(b",\"replayed\":true");
+    }
+    out.extend_from_slice(b"}\n");
 }

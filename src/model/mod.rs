@@ -6,12 +6,14 @@ mod drift;
 pub mod monitor;
 pub mod name;
 pub mod prediction;
+pub mod prediction_id;
 pub mod specification;
 pub mod state;
 pub mod version;
 mod window;
 
 pub use prediction::{Answer, IntervalKind, Question};
+pub use prediction_id::PredictionId;
 pub use specification::{
     Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
     Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,

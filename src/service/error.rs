@@ -52,6 +52,12 @@ pub enum ServiceError {
     /// No such row in the update log.
     #[error("the update log of this version has no such row")]
     UpdateNotFound,
+    /// No such remembered predictions.
+    #[error("{}", summary(.0))]
+    PredictionNotFound(Vec<Fault>),
+    /// Labels that cannot be learnt beside what was learnt before.
+    #[error("{}", summary(.0))]
+    LabelConflict(Vec<Fault>),
     /// No such job.
     #[error("there is no job of this id")]
     JobNotFound,

@@ -1,9 +1,10 @@
 //! `Idempotency-Key`: the same key and request give the same reply and have one effect, also across a crash.
 //!
 //! The reply is stored in the transaction of its effect, and looked for in that same transaction: two requests with one key cannot both pass.
+//! A stream has no one reply: under its key stands a mark, how far it has come and what was sent up to there, which moves with each batch.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::error::ServiceError;
@@ -14,6 +15,19 @@ use crate::store::{Connection, StoreError, idempotency};
 pub struct IdempotencyKey {
     key: String,
     fingerprint: Vec<u8>,
+    /// Of a batch of a stream: the lines before it, and the mark that it leaves.
+    step: Option<(u64, Mark)>,
+}
+
+/// How far a stream has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// The version that learns.
+    pub(crate) version: u64,
+    /// Lines that are done with.
+    pub(crate) lines: u64,
+    /// SHA-256 of those lines.
+    pub(crate) digest: Vec<u8>,
 }
 
 /// A value that was made now, or was made before and is answered again.
@@ -56,13 +70,37 @@ impl Fingerprint {
     /// The key with the fingerprint of the whole request.
     #[must_use]
     pub fn key(self, key: &str) -> IdempotencyKey {
-        IdempotencyKey { key: key.to_owned(), fingerprint: self.0.finalize().to_vec() }
+        IdempotencyKey { key: key.to_owned(), fingerprint: self.digest(), step: None }
+    }
+
+    /// SHA-256 of everything so far.
+    pub(crate) fn digest(&self) -> Vec<u8> {
+        self.0.clone().finalize().to_vec()
     }
 }
 
 impl IdempotencyKey {
-    /// The reply once given, if there was one.
+    /// The key as it goes with one batch of a stream: `lines` were done before, and `mark` is left after.
+    pub(crate) fn step(&self, lines: u64, mark: Mark) -> Self {
+        Self { step: Some((lines, mark)), ..self.clone() }
+    }
+
+    /// How far the stream of this key has come, if it ever began.
+    pub(crate) async fn mark(&self, connection: &mut Connection) -> Result<Option<Mark>, ServiceError> {
+        let Some(found) = idempotency::find(connection, &self.key).await? else { return Ok(None) };
+        if found.fingerprint != self.fingerprint {
+            return Err(ServiceError::IdempotencyMismatch);
+        }
+        Ok(Some(serde_json::from_str(&found.reply).map_err(|_| StoreError::Corrupt("the mark of a stream"))?))
+    }
+
+    /// The reply once given, if there was one. A batch of a stream has none, but must follow on what is done.
     pub(crate) async fn replay<T: DeserializeOwned>(&self, connection: &mut Connection) -> Result<Option<Replayable<T>>, ServiceError> {
+        if let Some((lines, _)) = &self.step {
+            let done = self.mark(connection).await?.map_or(0, |mark| mark.lines);
+            let conflict = ServiceError::Conflict("another try of this stream, under the same Idempotency-Key, is at work; send it again");
+            return if done == *lines { Ok(None) } else { Err(conflict) };
+        }
         let Some(found) = idempotency::find(connection, &self.key).await? else { return Ok(None) };
         if found.fingerprint != self.fingerprint {
             return Err(ServiceError::IdempotencyMismatch);
@@ -73,7 +111,12 @@ impl IdempotencyKey {
 
     /// Remembers a reply, in the transaction of its effect.
     pub(crate) async fn remember<T: Serialize>(&self, connection: &mut Connection, reply: &T) -> Result<(), ServiceError> {
-        let reply = serde_json::to_string(reply).map_err(|_| ServiceError::Internal("a reply does not encode"))?;
+        let undone = |_| ServiceError::Internal("a reply does not encode");
+        if let Some((_, mark)) = &self.step {
+            let mark = serde_json::to_string(mark).map_err(undone)?;
+            return Ok(idempotency::renew(connection, &self.key, &self.fingerprint, &mark).await?);
+        }
+        let reply = serde_json::to_string(reply).map_err(undone)?;
         Ok(idempotency::remember(connection, &self.key, &self.fingerprint, &reply).await?)
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Replayable;
 use super::catalogue::Version;
 use super::error::ServiceError;
+use super::label::Labelling;
 use super::refit::Drifted;
 use crate::features::RowBuffer;
 use crate::frame::Fault;
@@ -57,11 +59,27 @@ pub(crate) struct UpdateRequest {
     pub(crate) expected_sequence: Option<u64>,
     /// Key and fingerprint.
     pub(crate) idempotency: Option<super::IdempotencyKey>,
+    /// Of a batch of a stream: whether an earlier batch of it has failed. Then this one must not be learnt.
+    pub(crate) stream: Option<Arc<AtomicBool>>,
+    /// Labels of remembered predictions, whose rows are in the database; there are no `cells` then.
+    pub(crate) labels: Option<Labelling>,
     pub(crate) reply: oneshot::Sender<Result<Replayable<Reply>, ServiceError>>,
 }
 
 impl UpdateRequest {
+    /// Lets the batches behind this one know that it failed.
+    fn note<T>(&self, outcome: &Result<T, ServiceError>) {
+        if let (Some(failed), Err(_)) = (&self.stream, outcome) {
+            failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn follows_a_failure(&self) -> bool {
+        self.stream.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn settle(self, outcome: Result<Replayable<Reply>, ServiceError>) {
+        self.note(&outcome);
         let _ = self.reply.send(outcome);
     }
 }
@@ -151,9 +169,11 @@ pub(crate) async fn apply(connection: &mut Connection, requests: &mut [UpdateReq
             Entry::Vacant(place) => place.insert(begin(connection, version).await?),
         };
         let outcome = match place {
+            _ if request.follows_a_failure() => Err(ServiceError::Unavailable("an earlier batch of the stream failed")),
             Some(working) => one(connection, working, request).await,
             None => Err(ServiceError::VersionNotFound),
         };
+        request.note(&outcome);
         match outcome {
             Err(ServiceError::Store(error)) => return Err(ServiceError::Store(error)),
             outcome => outcomes.push(outcome),
@@ -214,7 +234,12 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
     let version = working.version.clone();
     let targets = version.document.target.len();
     let width = version.learning_width();
-    let rows = request.cells.len() / width;
+    let opened = match &request.labels {
+        Some(labels) => Some(labels.open(connection, &version).await?),
+        None => None,
+    };
+    let all_cells = opened.as_ref().map_or(&request.cells, |opened| &opened.cells);
+    let rows = all_cells.len() / width;
     // One row leaves the state alone when it fails; several, and a window that slides, need a way back.
     let before = (rows > 1 || version.document.online.window.is_some()).then(|| working.state.clone());
     let (logged, marked, mut fresh) = (working.log.len(), working.marks.len(), Vec::new());
@@ -226,7 +251,13 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         errors: Vec::with_capacity(rows * targets),
     };
     let mut scratch = Scratch::default();
-    for (row, cells) in request.cells.chunks_exact(width).enumerate() {
+    for (row, cells) in all_cells.chunks_exact(width).enumerate() {
+        if let Some(answer) = opened.as_ref().and_then(|opened| opened.answers[row].as_ref()) {
+            let (predictions, errors) = answer.split_at(answer.len() / 2);
+            reply.predictions.extend_from_slice(predictions);
+            reply.errors.extend_from_slice(errors);
+            continue;
+        }
         let event = request.events.get(row).and_then(Option::as_ref);
         if let Some(event) = event {
             let known = match working.events.get(event) {
@@ -276,6 +307,9 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         if let Some(answer) = working.events.get(event) {
             store::updates::add_event(connection, version.id, event, *sequence, answer).await?;
         }
+    }
+    if let (Some(labels), Some(opened)) = (&request.labels, &opened) {
+        labels.keep(connection, opened, &reply).await?;
     }
     if let Some(key) = &request.idempotency {
         key.remember(connection, &reply).await?;

@@ -13,17 +13,20 @@ mod events;
 mod fit;
 mod idempotency;
 mod jobs;
+mod label;
 mod learn;
 mod models;
 mod predict;
 mod refit;
 mod source;
+mod stream;
 mod update;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
@@ -35,8 +38,10 @@ pub use error::ServiceError;
 pub use events::{Channel, Event, Listening};
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use jobs::{Job, JobState};
+pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
 pub use predict::Predicted;
+pub use stream::{Acknowledgement, StreamedUpdate};
 pub use update::Update;
 
 use crate::store::{self, Store};
@@ -54,6 +59,8 @@ pub struct Settings {
     pub readers: u32,
     /// Fits that may be waiting or running; past that a fit is refused.
     pub fit_queue: usize,
+    /// How long a prediction waits for its label.
+    pub remember_ttl: Duration,
 }
 
 /// The service: every use case is a method.
@@ -65,8 +72,9 @@ pub struct Service {
     pool: Semaphore,
     pins: Arc<datasets::Pins>,
     fit_queue: usize,
+    remember_ttl: Duration,
     ready: AtomicBool,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
     /// Turns to `true` when nothing can be written any more.
     failed: watch::Receiver<bool>,
 }
@@ -120,8 +128,9 @@ impl Service {
             pool: Semaphore::new(settings.compute_threads.max(1)),
             pins: Arc::default(),
             fit_queue: settings.fit_queue.max(1),
+            remember_ttl: settings.remember_ttl,
             ready: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
             failed,
         });
         tokio::spawn(refit::follow(Arc::downgrade(&service), drifted));
@@ -166,6 +175,7 @@ impl Service {
         tracing::info!(models = models.len(), versions = loaded, seconds = begun.elapsed().as_secs_f64(), "ready");
         // Not tied to the service's life: it ends with the writer.
         tokio::spawn(datasets::sweep(self.writer.clone(), self.pins.clone()));
+        tokio::spawn(label::sweep(self.writer.clone(), self.stopping.subscribe()));
         Ok(())
     }
 
@@ -186,7 +196,7 @@ impl Service {
 
     /// Begins to stop: no longer ready, running fits are told to end.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.send_replace(true);
         self.jobs.cancel_all();
         self.pins.stop();
     }
@@ -194,7 +204,7 @@ impl Service {
     /// Whether it is about to end.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        *self.stopping.borrow()
     }
 
     /// The models in memory.

@@ -9,6 +9,9 @@ use super::{Replayable, Service};
 use crate::model::{State, name};
 use crate::store::{self, Connection};
 
+/// Why an alias that holds its version does not teach it.
+pub(super) const HELD: &str = "this alias holds its version at a sequence; address the version itself to let it learn";
+
 impl Service {
     /// The model and version that `name`, `name@alias` or `name@version` means, with the version's state.
     ///
@@ -35,7 +38,7 @@ impl Service {
     pub async fn learner(&self, reference: &str) -> Result<Arc<Version>, ServiceError> {
         let (_, version, held) = self.catalogue.resolve(reference)?;
         if held.is_some() {
-            return Err(ServiceError::Conflict("this alias holds its version at a sequence; address the version itself to let it learn"));
+            return Err(ServiceError::Conflict(HELD));
         }
         version.state(&self.store).await?;
         Ok(version)

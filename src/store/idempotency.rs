@@ -30,6 +30,21 @@ pub async fn remember(writer: &mut Connection, key: &str, fingerprint: &[u8], re
     Ok(())
 }
 
+/// Remembers a reply in the place of an earlier one.
+pub async fn renew(writer: &mut Connection, key: &str, fingerprint: &[u8], reply: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO idempotency (key, fingerprint, reply, created_at) VALUES (?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET reply = excluded.reply, created_at = excluded.created_at",
+    )
+    .bind(key)
+    .bind(fingerprint)
+    .bind(reply)
+    .bind(now())
+    .execute(writer)
+    .await?;
+    Ok(())
+}
+
 /// Forgets replies older than `before` (RFC 3339 text).
 pub async fn forget(writer: &mut Connection, before: &str) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM idempotency WHERE created_at < ?").bind(before).execute(writer).await?;

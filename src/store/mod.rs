@@ -10,6 +10,7 @@ pub mod error;
 pub mod idempotency;
 pub mod jobs;
 pub mod models;
+pub mod remembered;
 pub mod updates;
 
 use std::path::Path;

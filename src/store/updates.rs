@@ -189,11 +189,11 @@ pub async fn add_event(writer: &mut Connection, version: i64, event: &str, seque
     Ok(())
 }
 
-fn floats_to_bytes(values: &[f64]) -> Vec<u8> {
+pub(super) fn floats_to_bytes(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn floats_from_bytes(bytes: &[u8], what: &'static str) -> Result<Vec<f64>, StoreError> {
+pub(super) fn floats_from_bytes(bytes: &[u8], what: &'static str) -> Result<Vec<f64>, StoreError> {
     let (words, rest) = bytes.as_chunks::<8>();
     if rest.is_empty() { Ok(words.iter().map(|word| f64::from_le_bytes(*word)).collect()) } else { Err(StoreError::Corrupt(what)) }
 }

@@ -15,15 +15,21 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     client: reqwest::Client,
     directory: tempfile::TempDir,
+    adjust: fn(&mut lsqd::config::Config),
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Server {
     /// Starts one on an empty database.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts one whose settings differ from the defaults.
+    pub(crate) async fn start_with(adjust: fn(&mut lsqd::config::Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        let mut server = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), client, directory, running: None };
+        let mut server = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), client, directory, adjust, running: None };
         server.run().await;
         server
     }
@@ -35,7 +41,8 @@ impl Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         self.address = listener.local_addr().unwrap();
-        let config = lsqd::config::Config::with_database(&self.directory.path().join("lsqd.db")).unwrap();
+        let mut config = lsqd::config::Config::with_database(&self.directory.path().join("lsqd.db")).unwrap();
+        (self.adjust)(&mut config);
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             // A runtime of its own, as a process has; a dropped sender stops the server as a sent word does.

@@ -203,8 +203,6 @@ async fn faults_of_rows_are_named_by_row_and_column() {
         found.sort_unstable();
         assert_eq!(found, pointers, "{question}");
     }
-    let remembered = json!({"rows": [good], "remember": true});
-    assert_eq!(server.post("/v1/models/mixed/predict").json(&remembered).refused(422, "not_supported").await.pointers(), ["/remember"]);
     server.post("/v1/models/none/predict").json(&json!({"rows": []})).refused(404, "model_not_found").await;
     server.post("/v1/models/mixed/predict").typed("image/png", "x").refused(415, "unsupported_media_type").await;
 }

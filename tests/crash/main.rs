@@ -68,6 +68,83 @@ async fn keys_and_events_are_remembered_across_a_kill() {
     assert_eq!(server.says("m").await, before);
 }
 
+/// Sends a body without a length under a key, piece by piece, and reads acknowledgements until `enough` rows are told of; then kills, or
+/// reads to the end.
+async fn stream(server: Server, pieces: Vec<String>, enough: u64) -> (Option<Server>, Vec<Value>) {
+    let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>)));
+    let request = server.client.post(format!("{}/v1/models/m/updates", server.url)).header("content-type", "application/x-ndjson");
+    let mut response = request.header("idempotency-key", "stream").body(body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let (mut text, mut told) = (Vec::new(), Vec::<Value>::new());
+    while let Ok(Some(piece)) = response.chunk().await {
+        text.extend_from_slice(&piece);
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            told.push(serde_json::from_slice(&text.drain(..=end).collect::<Vec<u8>>()).unwrap());
+        }
+        if told.iter().map(|line| line["accepted"].as_u64().unwrap()).sum::<u64>() >= enough {
+            server.kill();
+            return (None, told);
+        }
+    }
+    (Some(server), told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_cut_by_a_kill_goes_on_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("lsqd.db");
+    let (total, each) = (60_000_u64, 250_u64);
+    let text = |from: u64, to: u64| (from..to).map(|number| format!("{}\n", row(cells(0, number)))).collect::<String>();
+    let pieces: Vec<String> = (0..total / each).map(|piece| text(piece * each, (piece + 1) * each)).collect();
+    let server = Server::start(&database).await;
+    server.fit("m").await;
+    let (mut running, mut kills) = (Some(server), 0);
+    let mut told = Vec::new();
+    for enough in [2_000, 9_000, u64::MAX] {
+        (running, told) = stream(running.take().unwrap(), pieces.clone(), enough).await;
+        if running.is_none() {
+            kills += 1;
+            let server = Server::start(&database).await;
+            let acknowledged = told.last().unwrap()["last_line"].as_u64().unwrap();
+            let (sequence, _) = server.says("m").await;
+            assert!(sequence >= acknowledged, "{sequence} rows are left of {acknowledged} acknowledged");
+            running = Some(server);
+        }
+    }
+    let server = running.unwrap();
+    assert_eq!((kills, &told[0]["replayed"], &told.last().unwrap()["last_line"]), (2, &json!(true), &json!(total)));
+    let once = server.says("m").await;
+    assert_eq!(once.0, total);
+    let witness = Server::start(&directory.path().join("witness.db")).await;
+    witness.fit("m").await;
+    let rows: Vec<Value> = (0..total).map(|number| row(cells(0, number))).collect();
+    witness.ask("POST", "/v1/models/m/updates", Some(json!({"rows": rows}).to_string())).await;
+    assert_eq!(witness.says("m").await, once, "the replay gives other bits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn predictions_and_their_labels_are_remembered_across_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("lsqd.db");
+    let server = Server::start(&database).await;
+    server.fit("m").await;
+    let question = json!({"rows": [{"x": 1.5, "z": 0.5}, {"x": 2.5, "z": -0.5}], "remember": true});
+    let ids = server.ask("POST", "/v1/models/m/predict", Some(question.to_string())).await["prediction_ids"].clone();
+    server.kill();
+    let server = Server::start(&database).await;
+    let label = json!({"labels": [{"prediction_id": ids[0], "value": 1.75}]}).to_string();
+    let learnt = server.ask("POST", "/v1/models/m/labels", Some(label.clone())).await;
+    assert_eq!((&learnt["accepted"], &learnt["sequence"]), (&json!(1), &json!(1)));
+    let before = server.says("m").await;
+    server.kill();
+    let server = Server::start(&database).await;
+    assert_eq!(server.says("m").await, before);
+    let again = server.ask("POST", "/v1/models/m/labels", Some(label)).await;
+    assert_eq!((&again["accepted"], &again["errors"]), (&json!(0), &learnt["errors"]));
+    let other = json!({"labels": [{"prediction_id": ids[1], "value": 2.5}]}).to_string();
+    assert_eq!(server.ask("POST", "/v1/models/m/labels", Some(other)).await["sequence"], 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_cut_by_a_kill_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();

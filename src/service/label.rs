@@ -1,0 +1,320 @@
+//! Labels that come late: a prediction is remembered with its row, and learnt from when its label arrives.
+//!
+//! What is remembered is on disk before the prediction is answered. A label is learnt by the version that predicted, once, through the same
+//! path as an update; that it was learnt, and what was answered, is noted in the same transaction. The same label again is answered alike,
+//! another one is refused. What is not labelled within its time is forgotten.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::catalogue::Version;
+use super::error::ServiceError;
+use super::learn::{Reply, UpdateRequest};
+use super::update::{check_learns, expected_sequence};
+use super::writer::Writer;
+use super::{IdempotencyKey, Replayable, Service};
+use crate::frame::Fault;
+use crate::model::PredictionId;
+use crate::store::{self, Connection};
+
+/// Rows that one request may have remembered, and labels that one may bring: more would keep everybody waiting for the writer.
+const MOST: usize = 10_000;
+/// Faults reported at the most.
+const REPORTED: usize = 20;
+/// Predictions forgotten in one step.
+const SWEEP: u32 = 1_000;
+/// How often it is looked for what has expired. Nobody sees it before that either.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// What was observed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observed {
+    /// Of a model of one target.
+    One(f64),
+    /// By target.
+    ByTarget(BTreeMap<String, f64>),
+}
+
+/// The label of a prediction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Label {
+    /// The prediction's id, if it has the form of one.
+    pub prediction: Option<PredictionId>,
+    /// What was observed.
+    pub value: Observed,
+    /// The weight of the row.
+    pub weight: f64,
+}
+
+/// Labels to learn, all or none.
+#[derive(Debug)]
+pub struct Labels {
+    /// The model, or the version of it that must have predicted.
+    pub reference: String,
+    /// The labels, in the order of learning.
+    pub labels: Vec<Label>,
+    /// ETags of which the version must carry one.
+    pub if_match: Option<Vec<String>>,
+    /// The key with the request's fingerprint.
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+/// The labels of an update on its way: the rows are in the database, and are looked up in the transaction that learns them.
+#[derive(Debug)]
+pub(crate) struct Labelling {
+    /// Ids with targets and weight.
+    labels: Vec<(PredictionId, Vec<f64>)>,
+    /// Versions that the address means; a prediction of any other is not there.
+    meant: Vec<i64>,
+}
+
+/// The rows of a labelling: what is to be learnt, and what was answered to those that are learnt already.
+pub(crate) struct Opened {
+    /// n × (features, targets, weight).
+    pub(crate) cells: Vec<f64>,
+    /// One a row.
+    pub(crate) answers: Vec<Option<Vec<f64>>>,
+}
+
+impl Service {
+    /// Remembers rows that were predicted, for their labels; when this returns, they are on disk.
+    ///
+    /// # Errors
+    /// The version does not learn; there are too many rows; the database.
+    pub async fn remember(&self, version: &Arc<Version>, cells: Vec<f64>, rows: usize) -> Result<Vec<PredictionId>, ServiceError> {
+        check_rememberable(version, rows)?;
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let (id, width) = (version.id, version.document.features.len());
+        let now = jiff::Timestamp::now();
+        let expires = now + self.remember_ttl;
+        self.writer
+            .run(
+                async move |writer: &mut Connection| {
+                    if !store::models::version_exists(writer, id).await? {
+                        return Err(ServiceError::VersionNotFound);
+                    }
+                    let random = store::remembered::random(writer, 10 * rows).await?;
+                    let milliseconds = now.as_millisecond().unsigned_abs();
+                    let ids: Vec<_> = random.as_chunks().0.iter().map(|random| PredictionId::new(milliseconds, *random)).collect();
+                    let bytes: Vec<[u8; 16]> = ids.iter().map(|id| *id.bytes()).collect();
+                    let times = (store::moment(now), store::moment(expires));
+                    store::remembered::add(writer, id, &bytes, &cells, width, (&times.0, &times.1)).await?;
+                    Ok(ids)
+                },
+                |_| {},
+            )
+            .await
+    }
+
+    /// Learns labels, all or none, by the version that predicted. When this returns `Ok`, they are on disk.
+    ///
+    /// # Errors
+    /// A prediction is not remembered, was labelled otherwise, or is of another version than the first one's; a label does not fit the
+    /// targets; the version has another ETag. Nothing was learnt then.
+    pub async fn label(&self, asked: Labels) -> Result<(Arc<Version>, Replayable<Reply>), ServiceError> {
+        let (name, only) = match asked.reference.rsplit_once('@') {
+            Some((name, _)) => (name, Some(self.catalogue.resolve(&asked.reference)?.1)),
+            None => (asked.reference.as_str(), None),
+        };
+        let model = self.catalogue.model(name)?;
+        if asked.labels.len() > MOST {
+            return Err(ServiceError::TooLarge(format!("a request holds at most {MOST} labels")));
+        }
+        let mut connection = self.store.read().await?;
+        if let Some(key) = &asked.idempotency
+            && let Some(replayed) = key.replay::<Reply>(&mut connection).await?
+        {
+            // What it was about may be forgotten by now.
+            let version = model.versions.get(&replayed.value.version).ok_or(ServiceError::VersionNotFound)?;
+            return Ok((version.clone(), replayed));
+        }
+        // The first that is known says which version learns; that the others are its own is seen when they are looked up.
+        let meant: Vec<_> = model.versions.values().filter(|version| only.as_ref().is_none_or(|only| only.id == version.id)).collect();
+        let now = store::now();
+        let mut first = None;
+        for id in asked.labels.iter().filter_map(|label| label.prediction) {
+            let found = store::remembered::find(&mut connection, id.bytes(), &now).await?;
+            first = found.and_then(|found| meant.iter().find(|version| version.id == found.version));
+            if first.is_some() {
+                break;
+            }
+        }
+        drop(connection);
+        let Some(version) = first.map(|version| Arc::clone(version)) else {
+            return Err(ServiceError::PredictionNotFound((0..asked.labels.len().min(REPORTED)).map(unknown).collect()));
+        };
+        check_learns(&version)?;
+        let labelling = Labelling::of(&version, asked.labels, meant.iter().map(|version| version.id).collect())?;
+        let expected_sequence = expected_sequence(asked.if_match.as_deref(), &version)?;
+        // The writer may have to load the state; better here than while everybody waits.
+        version.state(&self.store).await?;
+        let (reply, answer) = oneshot::channel();
+        let request = UpdateRequest {
+            version: version.clone(),
+            cells: Vec::new(),
+            events: Vec::new(),
+            expected_sequence,
+            idempotency: asked.idempotency,
+            stream: None,
+            labels: Some(labelling),
+            reply,
+        };
+        self.writer.update(request).await?;
+        let reply = answer.await.map_err(|_| ServiceError::Unavailable("the server is stopping"))?;
+        Ok((version, reply.map_err(by_label)?))
+    }
+}
+
+/// Refuses to remember what could never be learnt from.
+///
+/// # Errors
+/// The version does not learn, or there are too many rows.
+fn check_rememberable(version: &Version, rows: usize) -> Result<(), ServiceError> {
+    check_learns(version)?;
+    if rows > MOST {
+        return Err(ServiceError::TooLarge(format!("a request has at most {MOST} rows remembered")));
+    }
+    Ok(())
+}
+
+fn unknown(place: usize) -> Fault {
+    Fault {
+        pointer: format!("/labels/{place}/prediction_id"),
+        detail: format!("label {}: no prediction of this model is remembered under this id; it may have expired", place + 1),
+    }
+}
+
+impl Labelling {
+    /// The labels in the order of the version's targets.
+    fn of(version: &Version, labels: Vec<Label>, meant: Vec<i64>) -> Result<Self, ServiceError> {
+        let targets = &version.document.target;
+        let (mut faults, mut missing) = (Vec::new(), Vec::new());
+        let mut places = HashMap::new();
+        let mut found = Vec::with_capacity(labels.len());
+        for (place, label) in labels.into_iter().enumerate() {
+            let pointer = format!("/labels/{place}");
+            let mut fault = |member: &str, what: &str| {
+                faults.push(Fault { pointer: format!("{pointer}/{member}"), detail: format!("label {}: {what}", place + 1) });
+            };
+            let mut values = match label.value {
+                Observed::One(value) if targets.len() == 1 => vec![value],
+                Observed::One(_) => {
+                    fault("value", "the model has several targets: `value` is an object of numbers by target");
+                    Vec::new()
+                }
+                Observed::ByTarget(by_target) => {
+                    if by_target.len() != targets.len() || !targets.iter().all(|target| by_target.contains_key(target)) {
+                        fault("value", "`value` has every target of the model and nothing else");
+                    }
+                    targets.iter().filter_map(|target| by_target.get(target).copied()).collect()
+                }
+            };
+            values.push(label.weight);
+            let Some(id) = label.prediction else {
+                missing.push(unknown(place));
+                continue;
+            };
+            if places.insert(id, place).is_some() {
+                fault("prediction_id", "this prediction stands twice in the request");
+            }
+            found.push((id, values));
+        }
+        if !faults.is_empty() {
+            faults.truncate(REPORTED);
+            return Err(ServiceError::Request(faults));
+        }
+        if !missing.is_empty() {
+            missing.truncate(REPORTED);
+            return Err(ServiceError::PredictionNotFound(missing));
+        }
+        Ok(Self { labels: found, meant })
+    }
+
+    /// Looks up the rows, in the transaction that learns them.
+    ///
+    /// # Errors
+    /// A prediction is not there, is another version's, or was labelled otherwise.
+    pub(crate) async fn open(&self, connection: &mut Connection, version: &Version) -> Result<Opened, ServiceError> {
+        let now = store::now();
+        let mut opened = Opened { cells: Vec::with_capacity(self.labels.len() * version.learning_width()), answers: Vec::new() };
+        let (mut missing, mut conflicts) = (Vec::new(), Vec::new());
+        for (place, (id, label)) in self.labels.iter().enumerate() {
+            let found = store::remembered::find(connection, id.bytes(), &now).await?;
+            let Some(found) = found.filter(|found| self.meant.contains(&found.version)) else {
+                missing.push(unknown(place));
+                continue;
+            };
+            let mut conflict = |what: &str| {
+                conflicts.push(Fault { pointer: format!("/labels/{place}"), detail: format!("label {}: {what}", place + 1) });
+            };
+            if found.version != version.id {
+                conflict("another version made this prediction than the first one of the request; send its labels apart");
+                continue;
+            }
+            let same = |before: &[f64]| before.iter().map(|value| value.to_bits()).eq(label.iter().map(|value| value.to_bits()));
+            if found.learnt.as_ref().is_some_and(|(before, _)| !same(before)) {
+                conflict("this prediction was labelled before, with another value or weight");
+                continue;
+            }
+            opened.cells.extend_from_slice(&found.cells);
+            opened.cells.extend_from_slice(label);
+            opened.answers.push(found.learnt.map(|(_, answer)| answer));
+        }
+        let kind = if missing.is_empty() { ServiceError::LabelConflict } else { ServiceError::PredictionNotFound };
+        let mut faults = missing;
+        faults.append(&mut conflicts);
+        faults.truncate(REPORTED);
+        if faults.is_empty() { Ok(opened) } else { Err(kind(faults)) }
+    }
+
+    /// Notes what was learnt and answered, in the transaction that learns it.
+    pub(crate) async fn keep(&self, connection: &mut Connection, opened: &Opened, reply: &Reply) -> Result<(), ServiceError> {
+        let targets = reply.predictions.len() / self.labels.len().max(1);
+        for (row, (id, label)) in self.labels.iter().enumerate() {
+            if opened.answers.get(row).is_some_and(Option::is_none) {
+                let range = row * targets..(row + 1) * targets;
+                let answer = [&reply.predictions[range.clone()], &reply.errors[range]].concat();
+                store::remembered::set_label(connection, id.bytes(), label, &answer).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row that could not be learnt, named by its label.
+fn by_label(error: ServiceError) -> ServiceError {
+    let ServiceError::Request(mut faults) = error else { return error };
+    for fault in &mut faults {
+        if let Some(row) = fault.pointer.strip_prefix("/rows/") {
+            fault.pointer = format!("/labels/{row}");
+            fault.detail = fault.detail.replacen("row", "label", 1);
+        }
+    }
+    ServiceError::Request(faults)
+}
+
+/// Forgets what has expired, at once and then now and again, until the service stops.
+pub(crate) async fn sweep(writer: Writer, mut stopping: watch::Receiver<bool>) {
+    while !*stopping.borrow() {
+        let more =
+            writer.run(async |writer: &mut Connection| Ok(store::remembered::forget(writer, &store::now(), SWEEP).await?), |_| {}).await;
+        match more {
+            Ok(true) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Ok(false) => {}
+            Err(ServiceError::Unavailable(_)) => return,
+            Err(error) => tracing::error!(%error, "forgetting expired predictions failed"),
+        }
+        // A word that never comes, because the service is gone, is an end as well.
+        if tokio::time::timeout(EVERY, stopping.wait_for(|stopping| *stopping)).await.is_ok() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Predictions that wait for their labels.
+
+use super::updates::{floats_from_bytes, floats_to_bytes};
+use super::{Connection, StoreError, seal, unseal};
+
+/// A remembered prediction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remembered {
+    /// The version that predicted.
+    pub version: i64,
+    /// One cell a feature.
+    pub cells: Vec<f64>,
+    /// Once learnt: the label (targets, then weight) and the answer (predictions, then errors).
+    pub learnt: Option<(Vec<f64>, Vec<f64>)>,
+}
+
+/// Random bytes from SQLite's generator, which the system seeds.
+pub async fn random(connection: &mut Connection, count: usize) -> Result<Vec<u8>, StoreError> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let (bytes,): (Vec<u8>,) = sqlx::query_as("SELECT randomblob(?)").bind(count).fetch_one(connection).await?;
+    Ok(bytes)
+}
+
+/// Remembers rows of one version: `ids` are 16 bytes a row, `cells` are `width` a row.
+pub async fn add(
+    writer: &mut Connection,
+    version: i64,
+    ids: &[[u8; 16]],
+    cells: &[f64],
+    width: usize,
+    (created_at, expires_at): (&str, &str),
+) -> Result<(), StoreError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let sealed: Vec<u8> = (0..ids.len()).flat_map(|row| seal(floats_to_bytes(&cells[row * width..(row + 1) * width]))).collect();
+    // One statement for all rows: thousands of them would keep everybody waiting for the writer.
+    sqlx::query(
+        "WITH RECURSIVE rows (place) AS (SELECT 0 UNION ALL SELECT place + 1 FROM rows WHERE place + 1 < ?1)
+         INSERT INTO remembered (id, version_id, cells, created_at, expires_at)
+         SELECT substr(?2, place * 16 + 1, 16), ?3, substr(?4, place * ?5 + 1, ?5), ?6, ?7 FROM rows",
+    )
+    .bind(ids.len() as i64)
+    .bind(ids.concat())
+    .bind(version)
+    .bind(sealed.as_slice())
+    .bind((sealed.len() / ids.len()) as i64)
+    .bind(created_at)
+    .bind(expires_at)
+    .execute(writer)
+    .await?;
+    Ok(())
+}
+
+/// The prediction of that id, unless it has expired at `now`.
+pub async fn find(connection: &mut Connection, id: &[u8; 16], now: &str) -> Result<Option<Remembered>, StoreError> {
+    type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+    let row: Option<Row> = sqlx::query_as("SELECT version_id, cells, label, answer FROM remembered WHERE id = ? AND expires_at > ?")
+        .bind(id.as_slice())
+        .bind(now)
+        .fetch_optional(connection)
+        .await?;
+    let Some((version, cells, label, answer)) = row else { return Ok(None) };
+    let what = "a remembered prediction";
+    let floats = |bytes: Vec<u8>| floats_from_bytes(&bytes, what);
+    let learnt = label.zip(answer).map(|(label, answer)| Ok::<_, StoreError>((floats(label)?, floats(answer)?))).transpose()?;
+    Ok(Some(Remembered { version, cells: floats_from_bytes(unseal(&cells, what)?, what)?, learnt }))
+}
+
+/// Notes the label that was learnt, and what was answered.
+pub async fn set_label(writer: &mut Connection, id: &[u8; 16], label: &[f64], answer: &[f64]) -> Result<(), StoreError> {
+    sqlx::query("UPDATE remembered SET label = ?, answer = ? WHERE id = ?")
+        .bind(floats_to_bytes(label))
+        .bind(floats_to_bytes(answer))
+        .bind(id.as_slice())
+        .execute(writer)
+        .await?;
+    Ok(())
+}
+
+/// Forgets at most `limit` predictions that have expired at `now`; whether there may be more.
+pub async fn forget(writer: &mut Connection, now: &str, limit: u32) -> Result<bool, StoreError> {
+    let gone = sqlx::query("DELETE FROM remembered WHERE id IN (SELECT id FROM remembered WHERE expires_at <= ? LIMIT ?)")
+        .bind(now)
+        .bind(limit)
+        .execute(writer)
+        .await?;
+    Ok(gone.rows_affected() == u64::from(limit))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::{Store, models};
+
+    #[tokio::test]
+    async fn rows_come_back_until_they_expire_or_their_version_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = Store::open(&folder.path().join("lsqd.db"), 1).await.unwrap();
+        let version = models::add_version(&mut writer, "m", "{}", vec![1]).await.unwrap().version.id;
+        let ids: Vec<[u8; 16]> = (0..3).map(|number| [number; 16]).collect();
+        let cells = [1.0, 2.0, 3.0, f64::MIN_POSITIVE, -0.0, 6.5];
+        add(&mut writer, version, &ids, &cells, 2, ("2026-01-01", "2026-01-02")).await.unwrap();
+        // A model of the intercept alone has no cells.
+        add(&mut writer, version, &[[9; 16]], &[], 0, ("2026-01-01", "2026-01-03")).await.unwrap();
+        for (id, cells) in ids.iter().zip(cells.chunks(2)) {
+            let found = find(&mut writer, id, "2026-01-01").await.unwrap().unwrap();
+            assert_eq!((found.version, found.cells.as_slice(), found.learnt), (version, cells, None));
+        }
+        set_label(&mut writer, &ids[1], &[5.0, 1.0], &[4.0, 1.0]).await.unwrap();
+        let found = find(&mut writer, &ids[1], "2026-01-01").await.unwrap().unwrap();
+        assert_eq!(found.learnt, Some((vec![5.0, 1.0], vec![4.0, 1.0])));
+        assert_eq!(find(&mut writer, &ids[0], "2026-01-02").await.unwrap(), None, "expired");
+        assert!(forget(&mut writer, "2026-01-02", 2).await.unwrap());
+        assert!(!forget(&mut writer, "2026-01-02", 2).await.unwrap());
+        assert!(find(&mut writer, &[9; 16], "2026-01-02").await.unwrap().unwrap().cells.is_empty());
+        models::delete_version(&mut writer, version).await.unwrap();
+        assert_eq!(find(&mut writer, &[9; 16], "2026-01-02").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn random_bytes_are_not_twice_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = Store::open(&folder.path().join("lsqd.db"), 1).await.unwrap();
+        let (first, second) = (random(&mut writer, 32).await.unwrap(), random(&mut writer, 32).await.unwrap());
+        assert_eq!((first.len(), first == second), (32, false));
+    }
+}
