@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
 
 use super::error::{ApiError, Code};
@@ -22,6 +22,9 @@ use crate::service::{Acknowledgement, ServiceError, StreamedUpdate, Update, Upda
 const LARGE: usize = 64 * 1024;
 /// NDJSON longer than this is a stream unless the caller wants JSON; the size at which a batch is full.
 const STREAMED: u64 = 256 * 1024;
+
+/// A stream that ends early leaves the rest of its body unread, after which a connection cannot be used again; the client is told beforehand.
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 const OPTIONS: RowsOptions = RowsOptions { allow_id: true, max_rows: 1_000_000 };
 
@@ -105,10 +108,17 @@ async fn stream(
         reference: name,
         lines,
     };
+    let sized = body.size_hint().exact().is_some();
     let (version, told) = app.service.update_stream(asked, extract::stream(body)).await?;
-    let mut told = Box::pin(told);
-    // Once the head of the reply is out, nobody is told to continue: whoever waits for that gets the head with the first batch.
-    let first = if headers.contains_key(header::EXPECT) { told.next().await } else { None };
+    let mut told = Box::pin(told.fuse());
+    // Who sends a body of known length does not wait for the head of the reply, and who waits to be told to continue would not be told any
+    // more once it is out: they get it with the first batch, and then what was refused before anything was learnt has its status.
+    let first = if sized || headers.contains_key(header::EXPECT) { told.next().await } else { None };
+    if let Some(Acknowledgement { outcome: Err(error), .. }) = &first {
+        let mut response = ApiError::from(error.clone()).into_response();
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
+        return Ok(response);
+    }
     let lines = futures_util::stream::iter(first).chain(told).map(move |told| {
         let mut line = Vec::new();
         write_line(&mut line, &version, &told, wanted, &id);
@@ -116,6 +126,7 @@ async fn stream(
     });
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(header::CONTENT_TYPE, Dialect::Ndjson.media());
+    response.headers_mut().insert(header::CONNECTION, CLOSE);
     Ok(response)
 }
 

@@ -243,6 +243,17 @@ async fn who_is_answered_as_a_whole_and_who_line_by_line() {
         assert_eq!(reply.header("content-type"), Some(wanted), "{accept:?} {media}");
         assert_eq!(reply.header("etag").is_some(), wanted == "application/json");
     }
+    // The head of a reply to a body with a length waits for the first batch; what is wrong with that one has a status.
+    for (accept, text) in [(None, "{\"x\":5}\n".repeat(50_000)), (Some("application/x-ndjson"), "{\"x\":5}\n".to_owned())] {
+        let reply = send(accept, "application/x-ndjson", &text).refused(422, "invalid_rows").await;
+        assert_eq!(reply.pointers()[0], "/lines/1/y");
+    }
+    let late = one.repeat(1_000) + "{\"x\":5}\n" + &one.repeat(20_000);
+    let late = send(None, "application/x-ndjson", &late).expect(200).await.text();
+    let mut told: Vec<Value> = late.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let error = told.pop().unwrap();
+    assert_eq!(error["error"]["errors"][0]["line"], 1001, "{error}");
+    assert!(whole(&told, 1, error["first_line"].as_u64().unwrap() - 1) > 0);
     let streamed = || send(Some("application/x-ndjson"), "application/x-ndjson", one);
     assert_eq!(streamed().body("").expect(200).await.body, b"", "no rows, no lines");
     streamed().header("if-match", "\"1-0\"").refused(412, "precondition_failed").await;
