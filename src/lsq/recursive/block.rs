@@ -125,7 +125,7 @@ impl Information {
             self.count(weights[row], tile.leverages[row], forgetting_factor);
         }
         if forgetting_factor < 1.0 {
-            self.refill();
+            self.factor.keep_a_trace();
         }
         Ok(true)
     }
@@ -148,7 +148,6 @@ impl Tile {
 }
 
 /// What a panel's pivots found in the rows of a tile.
-#[derive(Clone, Copy)]
 struct Pivots {
     diagonal: [f64; PANEL],
     shares: [f64; TILE],
@@ -177,6 +176,15 @@ impl WithSimd for Tiles<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { width, padded, rows, diagonal, tile, factor } = self;
+        let mut pivots = Pivots {
+            diagonal: [0.0; PANEL],
+            shares: [0.0; TILE],
+            leverages: [0.0; TILE],
+            x: [[0.0; PANEL]; TILE],
+            kept: [[0.0; PANEL]; TILE],
+            gains: [[0.0; PANEL]; TILE],
+            steep: false,
+        };
         for next in (0..width).step_by(PANEL) {
             let (begin, skipped) = place_of(padded, next);
             let length = padded - skipped;
@@ -191,9 +199,9 @@ impl WithSimd for Tiles<'_> {
                 panel[2 * length + here + 3],
             ];
             let known: [f64; PANEL] = *diagonal[next..].first_chunk().unwrap_or(&[1.0; PANEL]);
-            let mut pivots = pivots::<false>(tile, padded, next, known, triangle, factor);
+            find::<false>(&mut pivots, tile, padded, next, known, triangle, factor);
             if pivots.steep {
-                pivots = self::pivots::<true>(tile, padded, next, known, triangle, factor);
+                find::<true>(&mut pivots, tile, padded, next, known, triangle, factor);
                 average(simd, panel, length, &mut tile.cells, padded, skipped, &pivots);
                 for pivot in 0..PANEL {
                     panel[pivot * length..pivot * length + here + pivot].fill(0.0);
@@ -214,58 +222,50 @@ impl WithSimd for Tiles<'_> {
 
 /// The pivots of a panel for all rows of a tile: the same operations on the cells of R̄ as the columns to the right see.
 #[inline(always)]
-fn pivots<const AVERAGE: bool>(tile: &Tile, padded: usize, next: usize, known: [f64; PANEL], triangle: [f64; 6], factor: f64) -> Pivots {
-    let mut found = Pivots {
-        diagonal: known,
-        shares: tile.shares,
-        leverages: tile.leverages,
-        x: [[0.0; PANEL]; TILE],
-        kept: [[0.0; PANEL]; TILE],
-        gains: [[0.0; PANEL]; TILE],
-        steep: false,
-    };
-    let [mut r01, mut r02, mut r03, mut r12, mut r13, mut r23] = triangle;
-    for row in 0..TILE {
-        let noise = tile.noise[row];
-        let mut v: [f64; PANEL] = *tile.cells[row * padded + next..].first_chunk().unwrap_or(&[0.0; PANEL]);
-        let x = v[0];
-        let (kept, gain) = found.meet(row, 0, x, noise, factor);
-        meet::<AVERAGE>(kept, gain, x, &mut r01, &mut v[1]);
-        meet::<AVERAGE>(kept, gain, x, &mut r02, &mut v[2]);
-        meet::<AVERAGE>(kept, gain, x, &mut r03, &mut v[3]);
-        let x = v[1];
-        let (kept, gain) = found.meet(row, 1, x, noise, factor);
-        meet::<AVERAGE>(kept, gain, x, &mut r12, &mut v[2]);
-        meet::<AVERAGE>(kept, gain, x, &mut r13, &mut v[3]);
-        let x = v[2];
-        let (kept, gain) = found.meet(row, 2, x, noise, factor);
-        meet::<AVERAGE>(kept, gain, x, &mut r23, &mut v[3]);
-        found.meet(row, 3, v[3], noise, factor);
+fn find<const AVERAGE: bool>(
+    found: &mut Pivots,
+    tile: &Tile,
+    padded: usize,
+    next: usize,
+    known: [f64; PANEL],
+    triangle: [f64; 6],
+    factor: f64,
+) {
+    let (mut diagonal, mut shares, mut leverages) = (known, tile.shares, tile.leverages);
+    let mut cells = [[0.0; PANEL]; TILE];
+    for (row, cells) in cells.iter_mut().enumerate() {
+        *cells = *tile.cells[row * padded + next..].first_chunk().unwrap_or(&[0.0; PANEL]);
     }
+    let [r01, r02, r03, r12, r13, r23] = triangle;
+    let mut own = [[0.0, r01, r02, r03], [0.0, 0.0, r12, r13], [0.0, 0.0, 0.0, r23], [0.0; PANEL]];
+    // Along the diagonals of rows and pivots, which wait for one another no longer than they must.
+    for step in 0..TILE + PANEL - 1 {
+        for pivot in 0..PANEL {
+            let row = step.wrapping_sub(pivot);
+            if row < TILE {
+                let x = cells[row][pivot];
+                let counted = if x.abs() > tile.noise[row] { x } else { 0.0 };
+                let before = diagonal[pivot];
+                let weighted = shares[row] * counted;
+                let together = weighted.mul_add(counted, before);
+                // Both reciprocals by one division.
+                let inverse = (before * together).recip();
+                let of_together = inverse * before;
+                leverages[row] = (counted * counted).mul_add(inverse * together, leverages[row]);
+                let (kept, gain) = (before * of_together, weighted * of_together);
+                shares[row] *= kept;
+                diagonal[pivot] = factor * together;
+                found.x[row][pivot] = x;
+                found.kept[row][pivot] = kept;
+                found.gains[row][pivot] = gain;
+                for column in pivot + 1..PANEL {
+                    meet::<AVERAGE>(kept, gain, x, &mut own[pivot][column], &mut cells[row][column]);
+                }
+            }
+        }
+    }
+    (found.diagonal, found.shares, found.leverages) = (diagonal, shares, leverages);
     found.steep = found.kept.iter().flatten().fold(1.0_f64, |least, kept| least.min(*kept)) * STEEP < 1.0;
-    found
-}
-
-impl Pivots {
-    /// A row meets a pivot with x; what is kept of r̄, and its gain.
-    #[inline(always)]
-    fn meet(&mut self, row: usize, pivot: usize, x: f64, noise: f64, factor: f64) -> (f64, f64) {
-        let counted = if x.abs() > noise { x } else { 0.0 };
-        let known = self.diagonal[pivot];
-        let weighted = self.shares[row] * counted;
-        let together = weighted.mul_add(counted, known);
-        // Both reciprocals by one division.
-        let inverse = (known * together).recip();
-        let of_together = inverse * known;
-        self.leverages[row] = (counted * counted).mul_add(inverse * together, self.leverages[row]);
-        let (kept, gain) = (known * of_together, weighted * of_together);
-        self.shares[row] *= kept;
-        self.diagonal[pivot] = factor * together;
-        self.x[row][pivot] = x;
-        self.kept[row][pivot] = kept;
-        self.gains[row][pivot] = gain;
-        (kept, gain)
-    }
 }
 
 /// A row's cell meets the one of R̄ above it.
@@ -281,16 +281,20 @@ fn meet<const AVERAGE: bool>(kept: f64, gain: f64, x: f64, own: &mut f64, cell: 
     }
 }
 
-/// Columns of registers that are taken at once.
-const ABREAST: usize = 2;
+/// Columns of registers that are taken at once, and when there are fewer.
+const ABREAST: usize = 4;
+const FEW: usize = 2;
 
 /// All columns of a panel, corrected by all rows of a tile.
 #[inline(always)]
 fn correct<S: Simd>(simd: S, panel: &mut [f64], length: usize, cells: &mut [f64], padded: usize, skipped: usize, pivots: &Pivots) {
     let registers = length / S::F64_LANES;
-    let whole = registers / ABREAST * ABREAST;
-    for first in (0..whole).step_by(ABREAST) {
+    let (many, whole) = (registers / ABREAST * ABREAST, registers / FEW * FEW);
+    for first in (0..many).step_by(ABREAST) {
         correct_some::<S, ABREAST>(simd, panel, length, cells, padded, skipped, first, pivots);
+    }
+    for first in (many..whole).step_by(FEW) {
+        correct_some::<S, FEW>(simd, panel, length, cells, padded, skipped, first, pivots);
     }
     for first in whole..registers {
         correct_some::<S, 1>(simd, panel, length, cells, padded, skipped, first, pivots);
@@ -312,16 +316,12 @@ fn correct_some<S: Simd, const C: usize>(
     let mut own = [[simd.splat_f64s(0.0); C]; PANEL];
     for pivot in 0..PANEL {
         let lanes = &S::as_simd_f64s(&panel[pivot * length..(pivot + 1) * length]).0[first..first + C];
-        for column in 0..C {
-            own[pivot][column] = lanes[column];
-        }
+        own[pivot].copy_from_slice(lanes);
     }
     for row in 0..TILE {
         let lanes = &mut S::as_mut_simd_f64s(&mut cells[row * padded + skipped..(row + 1) * padded]).0[first..first + C];
         let mut cell = [simd.splat_f64s(0.0); C];
-        for column in 0..C {
-            cell[column] = lanes[column];
-        }
+        cell.copy_from_slice(lanes);
         for pivot in 0..PANEL {
             let x = simd.splat_f64s(pivots.x[row][pivot]);
             let gain = simd.splat_f64s(pivots.gains[row][pivot]);
@@ -330,15 +330,11 @@ fn correct_some<S: Simd, const C: usize>(
                 own[pivot][column] = simd.mul_add_e_f64s(gain, cell[column], own[pivot][column]);
             }
         }
-        for column in 0..C {
-            lanes[column] = cell[column];
-        }
+        lanes.copy_from_slice(&cell);
     }
     for pivot in 0..PANEL {
         let lanes = &mut S::as_mut_simd_f64s(&mut panel[pivot * length..(pivot + 1) * length]).0[first..first + C];
-        for column in 0..C {
-            lanes[column] = own[pivot][column];
-        }
+        lanes.copy_from_slice(&own[pivot]);
     }
 }
 

@@ -30,6 +30,10 @@ pub(super) const LANES: usize = 8;
 pub(super) const PANEL: usize = 4;
 /// What is left of a row's cell after elimination, relative to the row, below which it is rounding and not a sign of anything.
 pub(super) const NOISE: f64 = 8.0 * f64::EPSILON;
+/// ρ: part of a column's own sum of squares below which its pivot does not fall by forgetting.
+const TRACE: f64 = 1e-14;
+/// The same, whatever the column.
+const LEAST_INFORMATION: f64 = 1e-200;
 /// σ² past which pivots are taken one by one.
 const LARGEST_SQUARE: f64 = 1e200;
 /// Growth of σ² within a panel past which r̄ is averaged rather than corrected.
@@ -299,15 +303,12 @@ impl Factor {
         Swept { leverage, share }
     }
 
-    /// Adds information about one coefficient that agrees with what is believed of it.
-    pub(super) fn add_unit(&mut self, place: usize, weight: f64, believed: impl Iterator<Item = f64>) {
-        self.scratch[..self.padded].fill(0.0);
-        let first = self.first_response();
-        self.scratch[place] = 1.0;
-        self.scratch[first..first + self.responses].iter_mut().zip(believed).for_each(|(cell, believed)| *cell = believed);
-        let step = Step { weight, forgetting_factor: 1.0 };
-        self.energy[place] += weight;
-        self.carefully(Progress { next: place, square: weight.recip(), leverage: 0.0 }, step, NOISE);
+    /// Lets no pivot that was ever there fall below a trace.
+    pub(super) fn keep_a_trace(&mut self) {
+        for (known, energy) in self.diagonal.iter_mut().zip(&self.energy) {
+            let trace = (TRACE * energy).max(LEAST_INFORMATION);
+            *known = if *known > 0.0 && *known < trace { trace } else { *known };
+        }
     }
 
     /// The leverage of a row in the system's coordinates (m), destroying it.
@@ -328,9 +329,8 @@ impl Factor {
         leverage
     }
 
-    /// Takes the incoming row out again, which was put in with this weight. The innovations are then those that are left beside the model
-    /// with the row. α² = 1 − w·leverage; `None`, and nothing changed, if it is less than `least`.
-    pub(super) fn remove(&mut self, weight: f64, least: f64) -> Option<f64> {
+    /// Takes the incoming row out again, which was put in with this weight. `errors` (q) receives y − ŷ of the model that still has it. α² = 1 − w·leverage; `None`, and nothing changed, if it is less than `least`.
+    pub(super) fn remove(&mut self, weight: f64, least: f64, errors: &mut [f64]) -> Option<f64> {
         let padded = self.padded;
         let (row, inverse) = self.scratch.split_at_mut(padded);
         let energies: Vec<f64> = row[..self.width].iter().map(|cell| weight * cell * cell).collect();
@@ -344,6 +344,7 @@ impl Factor {
             pivots: inverse,
             weight,
             least,
+            errors,
         })?;
         for ((energy, gone), known) in self.energy.iter_mut().zip(energies).zip(&self.diagonal) {
             *energy = (*energy - gone).max(*known);
@@ -513,6 +514,8 @@ struct Remove<'a> {
     pivots: &'a mut [f64],
     weight: f64,
     least: f64,
+    /// q.
+    errors: &'a mut [f64],
 }
 
 impl WithSimd for Remove<'_> {
@@ -520,7 +523,7 @@ impl WithSimd for Remove<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Option<f64> {
-        let Self { width, first_response, padded, rows, diagonal, row, pivots, weight, least } = self;
+        let Self { width, first_response, padded, rows, diagonal, row, pivots, weight, least, errors } = self;
         let mut leverage = 0.0;
         for pivot in 0..width {
             let (begin, skipped) = place_of(padded, pivot);
@@ -541,6 +544,7 @@ impl WithSimd for Remove<'_> {
         if !(free >= least) {
             return None;
         }
+        errors.copy_from_slice(&row[first_response..first_response + errors.len()]);
         // The row is put together again from its end: nothing but its responses is there yet.
         row[..first_response].fill(0.0);
         let mut square = free / weight;

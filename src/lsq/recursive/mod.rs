@@ -5,11 +5,11 @@
 //! is its share of the residual sum of squares. The information is symmetric and positive by its form, whatever rounding does. Because Δ
 //! starts at zero, the digits of the fit are kept.
 //!
-//! A forgetting factor λ < 1 empties every direction that no row excites. Where a pivot of D has fallen below ρ = 1e-14 of its column's own
-//! sum of squares, as much again is put in three times, with the present coefficient as its response: the direction keeps a trace of
-//! information, and nothing is pulled anywhere (Gunnarsson, *Combining tracking and regularization in recursive least squares
-//! identification*, CDC 1996, in square-root form, and only where it is needed). What is excited with a condition number up to about 1e6 is
-//! left alone.
+//! A forgetting factor λ < 1 empties every direction that no row excites. Where a pivot d of D has fallen below ρ = 1e-14 of its column's
+//! own sum of squares it falls no further. To raise a pivot is to learn rows that say of its direction what is believed already: no
+//! coefficient moves, and as R̄ stays, directions keep their meaning (Gunnarsson, *Combining tracking and regularization in recursive least
+//! squares identification*, CDC 1996, adds the same trace along the axes, where it makes the coefficients wander). What is excited with a
+//! condition number up to about 1e6 is left alone: there, forgetting is the exponentially weighted fit.
 
 mod arrival;
 mod block;
@@ -53,8 +53,6 @@ struct Current {
     level: Vec<f64>,
     slopes: Mat<f64>,
     intercepts: Vec<f64>,
-    /// Δ, m×q in the system's coordinates.
-    moved: Mat<f64>,
 }
 
 /// Coefficients with all that is needed to answer rows and to learn more of them.
@@ -86,12 +84,8 @@ pub struct Information {
 
 /// Cells larger than this could overflow when squared and summed.
 const LARGEST: f64 = 1e140;
-/// ρ: part of a column's own sum of squares below which its pivot is empty.
-const EMPTY: f64 = 1e-14;
-/// Below this a pivot is empty even if its column is as well.
-const LEAST_INFORMATION: f64 = 1e-200;
-/// What is put into an empty pivot, in units of what it is held against.
-const REFILL: f64 = 3.0;
+/// Roundings that taking a row out costs.
+const REMOVAL: f64 = 8.0;
 /// α² below which a row is not taken out: the digits lost are −log₁₀α².
 const FREE: f64 = 1e-8;
 /// Leverage past which a row shows a direction of which nothing was known.
@@ -284,7 +278,7 @@ impl Information {
         let mut moved = Mat::zeros(width, responses);
         let origin = &self.origin;
         if self.updates == 0 {
-            return Current { level: origin.level.clone(), slopes: origin.slopes.clone(), intercepts: origin.intercepts.clone(), moved };
+            return Current { level: origin.level.clone(), slopes: origin.slopes.clone(), intercepts: origin.intercepts.clone() };
         }
         for row in (0..width).rev() {
             let cells = self.factor.right_of(row);
@@ -307,7 +301,7 @@ impl Information {
                 intercepts[response] += moved[(0, response)] - shifted;
             }
         }
-        Current { level, slopes, intercepts, moved }
+        Current { level, slopes, intercepts }
     }
 
     /// Raw intercepts, q; empty without an intercept.
@@ -447,7 +441,7 @@ impl Information {
         }
         self.count(weight, swept.leverage, forgetting_factor);
         if forgetting_factor < 1.0 {
-            self.refill();
+            self.factor.keep_a_trace();
         }
         self.moved_on();
         Ok(swept.leverage)
@@ -499,24 +493,6 @@ impl Information {
         self.current = OnceLock::new();
     }
 
-    /// Puts a trace of information into the directions that forgetting has emptied.
-    fn refill(&mut self) {
-        let least = |energy: f64| (EMPTY * energy).max(LEAST_INFORMATION);
-        let factor = &self.factor;
-        // All of them are looked at: no branch but one.
-        let empty = factor.energy.iter().zip(&factor.diagonal).fold(false, |empty, (energy, known)| empty | (*known < least(*energy)));
-        if !empty {
-            return;
-        }
-        let believed = self.solve().moved;
-        for place in 0..self.width() {
-            let (known, least) = (self.factor.diagonal[place], least(self.factor.energy[place]));
-            if known > 0.0 && known < least {
-                self.factor.add_unit(place, REFILL * least, (0..believed.ncols()).map(|response| believed[(place, response)]));
-            }
-        }
-    }
-
     /// Takes a row out that was learnt before: x (p), y (q), and the weight it has now, which is the one it came with times what
     /// forgetting left of it, `remaining` (λᵏ after k more updates; 1 where nothing is forgotten). O(m² + mq).
     ///
@@ -531,9 +507,10 @@ impl Information {
             return Ok(());
         }
         self.arrive(x.into(), y, weight)?;
-        let free = self.factor.remove(weight, FREE).ok_or(Error::Removal)?;
-        for (response, residual) in self.residual.iter_mut().enumerate() {
-            *residual = (*residual - weight * self.factor.innovations()[response].powi(2) / free).max(0.0);
+        let mut errors = vec![0.0; self.responses()];
+        let free = self.factor.remove(weight, FREE, &mut errors).ok_or(Error::Removal)?;
+        for (residual, error) in self.residual.iter_mut().zip(&errors) {
+            *residual = (*residual - weight * error * error / free).max(0.0);
         }
         self.observations = self.observations.saturating_sub(1);
         let fewer = (self.effective - remaining).max(0.0);
@@ -548,9 +525,10 @@ impl Information {
         Ok(())
     }
 
-    /// About how large the errors of the coefficients are, relative to them, that taking rows out has left: roundings of 1/α² a row, which
-    /// add up as random ones do, times the condition of the triangle as its pivots show it. Where it passes what can be borne, the rows that
-    /// are left are to be fitted afresh. O(m).
+    /// About how large the errors are that taking rows out has left in the coefficients, relative to them or to their standard errors:
+    /// roundings of 1/α² a row, which add up as random ones do, times the root of the condition number that the pivots show. The root, as
+    /// measured: rows of R are wrong in proportion to themselves, small ones by little. Where it passes what can be borne, the rows that are
+    /// left are to be fitted afresh. O(m).
     #[must_use]
     pub fn removal_loss(&self) -> f64 {
         if self.removal_cost == 0.0 {
@@ -563,7 +541,7 @@ impl Information {
             .iter()
             .zip(&self.factor.diagonal[..width])
             .fold(1.0, |worst: f64, (energy, known)| worst.max(energy / known));
-        f64::EPSILON * (self.removal_cost * ratio).sqrt()
+        REMOVAL * f64::EPSILON * self.removal_cost.sqrt() * ratio.sqrt().sqrt()
     }
 
     /// Little-endian bytes; the same information always gives the same bytes.
