@@ -23,6 +23,10 @@ fmt:
 bench *arguments:
     bench/run {{ arguments }}
 
+# Time rows learnt online beside River's; arguments pick numbers of predictors: `just bench-online 10 50`
+bench-online *arguments:
+    bench/run-online {{ arguments }}
+
 # Time uploads beside a CSV parser and the disk
 bench-upload:
     cargo bench --locked --bench upload

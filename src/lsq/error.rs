@@ -27,6 +27,9 @@ pub enum Error {
     /// The rows could not be read.
     #[error("{0}")]
     Source(String),
+    /// A row cannot be taken out of what was learnt from it without losing too many digits.
+    #[error("too little would be left without this row to take it out; the rows that are left have to be fitted afresh")]
+    Removal,
     /// Stored bytes are not the encoding of an information.
     #[error("stored bytes do not decode")]
     Encoding,

@@ -56,7 +56,7 @@ pub struct StateError;
 const LAYOUT: u8 = 2;
 /// Rows a coefficient that what is known counts for after a reset: it has a say only where no new row has one.
 const LEFT_BY_RESET: f64 = 1e-6;
-/// Relative error of the triangle, by its own estimate, past which a window's fit is made anew.
+/// Relative error of the coefficients, by their own estimate, past which a window's fit is made anew.
 const LOST: f64 = 1e-11;
 
 impl State {
@@ -242,7 +242,8 @@ impl State {
         window.push(row, response, weight);
         let mut anew = false;
         if full && let Some(oldest) = window.oldest() {
-            anew = self.information.downdate(oldest.row, oldest.response, oldest.weight).is_err() || self.information.lost() > LOST;
+            anew = self.information.downdate(oldest.row, oldest.response, oldest.weight, 1.0).is_err()
+                || self.information.removal_loss() > LOST;
             let left = self.weight - oldest.weight;
             for (moments, &y) in self.moments.iter_mut().zip(oldest.response) {
                 if self.information.has_intercept() && left > 0.0 {

@@ -152,3 +152,218 @@ fn a_row_that_cannot_be_learnt_changes_nothing() {
         assert_eq!(information.encode(), before);
     }
 }
+
+/// Rows whose columns, all of about the same size, have a condition number of about the one asked for.
+fn conditioned(sequence: &mut Sequence, rows: usize, columns: usize, condition: f64) -> (Mat<f64>, Vec<f64>) {
+    let base = sequence.matrix(rows, columns);
+    let design = Mat::from_fn(rows, columns, |row, column| match column {
+        0 => base[(row, 0)],
+        _ => 0.8 * base[(row, 0)] + base[(row, column)] / if column == 1 { condition } else { 1.0 },
+    });
+    let response = (0..rows).map(|row| 2.0 + design[(row, 0)] - design[(row, 1)] + 0.01 * sequence.next()).collect();
+    (design, response)
+}
+
+/// Every coefficient agrees to so many digits of itself or of its standard error, whichever is larger.
+fn agree(found: &Information, expected: &Information, tolerance: f64, what: &str) {
+    let (mut errors, slopes) = expected.std_errors();
+    errors.extend(slopes.col(0).iter());
+    for ((one, other), error) in all(found).iter().zip(all(expected)).zip(errors) {
+        assert!((one - other).abs() <= tolerance * other.abs().max(error), "{what}: {one} is not {other}");
+    }
+}
+
+#[test]
+fn forgetting_keeps_nine_digits_of_the_weighted_fit_up_to_a_condition_of_a_million() {
+    for (seed, condition) in [(31, 1.0), (32, 1e3), (33, 1e6)] {
+        for factor in [0.999_f64, 0.98, 0.9] {
+            let (design, response) = conditioned(&mut Sequence(seed), 1_000, 5, condition);
+            let mut information = fitted(&design.subrows(0, 100).to_owned(), &response[..100], Specification::default()).information;
+            for place in 100..1_000 {
+                information.update(&row(&design, place), &[response[place]], 1.0, factor, &mut [0.0]).unwrap();
+            }
+            // Rows that no longer show in the last digit are left out.
+            let weights: Vec<f64> = (0..1_000).map(|row| factor.powi(999 - row.max(99))).collect();
+            let first = weights.iter().position(|weight| *weight > 1e-30).unwrap();
+            let batch = weighted(
+                &design.subrows(first, 1_000 - first).to_owned(),
+                &response[first..],
+                Some(&weights[first..]),
+                Specification::default(),
+            );
+            agree(&information, &batch.information, 1e-9, &format!("condition {condition}, factor {factor}"));
+        }
+    }
+}
+
+/// 1e7 in `LSQD_STILL_ROWS` is the long form, of some seconds in a release build.
+#[test]
+fn a_still_input_with_noise_leaves_the_rest_in_place() {
+    let rows: u64 = std::env::var("LSQD_STILL_ROWS").map_or(100_000, |rows| rows.parse().unwrap());
+    for predictors in [4, 20] {
+        let mut sequence = Sequence(34);
+        let design = sequence.matrix(200, predictors);
+        let truth = |x: &[f64]| 1.0 + x.iter().enumerate().map(|(place, x)| x / (1.0 + place as f64)).sum::<f64>();
+        let response: Vec<f64> = (0..200).map(|place| truth(&row(&design, place))).collect();
+        let mut information = fitted(&design, &response, Specification::default()).information;
+        let still: Vec<f64> = (0..predictors).map(|place| if place == 2 { 0.0 } else { sequence.next() }).collect();
+        // The exact weighted fit of many equal rows is their weighted mean.
+        let factor = 0.99;
+        let (mut mean, mut weight) = (0.0, 0.0);
+        for _ in 0..rows {
+            let y = truth(&still) + 0.1 * sequence.next();
+            information.update(&still, &[y], 1.0, factor, &mut [0.0]).unwrap();
+            weight = factor * weight + 1.0;
+            mean += (y - mean) / weight;
+        }
+        let mut predicted = [0.0];
+        information.predict(&still, &mut predicted);
+        assert!((predicted[0] - mean).abs() < 1e-9, "{} is not {mean}", predicted[0]);
+        // What was known of other directions has not drifted: of a contrast, none of whose rows came.
+        let before = fitted(&design, &response, Specification::default()).information;
+        let mut expected = [0.0];
+        let mut far = still.clone();
+        far[2] = 1.0;
+        information.predict(&far, &mut predicted);
+        before.predict(&far, &mut expected);
+        assert!((predicted[0] - expected[0]).abs() < 0.05, "{predicted:?} is not {expected:?}");
+        let (_, errors) = information.std_errors();
+        assert!(all(&information).iter().chain(errors.col(0).iter()).all(|value| value.is_finite()));
+        // The world has changed, and varies again: as many rows as coefficients, and it is known.
+        let changed = |x: &[f64]| truth(x) + 3.0 * x[2];
+        for _ in 0..3 * predictors {
+            let x: Vec<f64> = (0..predictors).map(|_| sequence.next()).collect();
+            information.update(&x, &[changed(&x)], 1.0, factor, &mut [0.0]).unwrap();
+        }
+        information.predict(&far, &mut predicted);
+        assert!((predicted[0] - changed(&far)).abs() < 0.05, "{} is not {}", predicted[0], changed(&far));
+    }
+}
+
+#[test]
+fn a_row_taken_out_leaves_what_was_there_before_it() {
+    let mut sequence = Sequence(35);
+    let design = sequence.matrix(60, 9);
+    let response: Vec<f64> = (0..60).map(|_| sequence.next()).collect();
+    let before = fitted(&design.subrows(0, 40).to_owned(), &response[..40], Specification::default()).information;
+    let mut information = before.clone();
+    for place in 40..60 {
+        information.update(&row(&design, place), &[response[place]], 0.5 + 0.01 * place as f64, 1.0, &mut [0.0]).unwrap();
+    }
+    for place in 40..60 {
+        information.downdate(&row(&design, place), &[response[place]], 0.5 + 0.01 * place as f64, 1.0).unwrap();
+    }
+    agree(&information, &before, 1e-12, "coefficients");
+    assert!(digits(&information.residual_variance(), &before.residual_variance()) > 12.0);
+    let ((one, slopes), (other, expected)) = (information.std_errors(), before.std_errors());
+    assert!(digits(&one, &other) > 12.0 && digits(slopes.col_as_slice(0), expected.col_as_slice(0)) > 12.0);
+    assert_eq!((information.observations(), information.rank()), (before.observations(), before.rank()));
+    assert!(information.removal_loss() > 0.0 && information.removal_loss() < 1e-12, "{}", information.removal_loss());
+}
+
+#[test]
+fn what_only_one_row_knows_is_not_taken_out() {
+    let mut sequence = Sequence(36);
+    let design = Mat::from_fn(30, 2, |row, column| if column == 1 && row != 29 { 0.0 } else { sequence.next() });
+    let response: Vec<f64> = (0..30).map(|_| sequence.next()).collect();
+    let mut information = fitted(&design, &response, Specification::default()).information;
+    let before = information.encode();
+    assert_eq!(information.downdate(&row(&design, 29), &[response[29]], 1.0, 1.0), Err(lsqd::lsq::Error::Removal));
+    assert!(information.downdate(&[f64::NAN, 0.0], &[0.0], 1.0, 1.0).is_err());
+    assert_eq!(information.encode(), before);
+    information.downdate(&row(&design, 3), &[response[3]], 1.0, 1.0).unwrap();
+}
+
+#[test]
+fn a_sliding_window_is_the_fit_of_its_rows() {
+    const WINDOW: usize = 300;
+    const ROWS: usize = 100_000;
+    for (seed, condition) in [(37, 1.0), (38, 1e3), (39, 1e6)] {
+        let (design, response) = conditioned(&mut Sequence(seed), ROWS, 5, condition);
+        let window = |end: usize| {
+            let begin = end - WINDOW;
+            fitted(&design.subrows(begin, WINDOW).to_owned(), &response[begin..end], Specification::default()).information
+        };
+        let mut information = window(WINDOW);
+        let mut fits = 0;
+        for place in WINDOW..ROWS {
+            information.update(&row(&design, place), &[response[place]], 1.0, 1.0, &mut [0.0]).unwrap();
+            let old = place - WINDOW;
+            let removed = information.downdate(&row(&design, old), &[response[old]], 1.0, 1.0);
+            if removed.is_err() || information.removal_loss() > 1e-9 {
+                information = window(place + 1);
+                fits += 1;
+            }
+            if place % 2_500 == 0 {
+                let batch = window(place + 1);
+                agree(&information, &batch, 1e-9, &format!("condition {condition}, row {place}, after {fits} fits"));
+                let (one, other) = (information.residual_variance(), batch.residual_variance());
+                assert!(digits(&one, &other) > 9.0, "{one:?} {other:?}");
+                assert_eq!(information.observations(), batch.observations());
+            }
+        }
+        // Seldom, even where each row costs a part of what may be lost.
+        assert!(fits < if condition < 1e6 { 10 } else { ROWS / 10 }, "condition {condition}: {fits} fits");
+    }
+}
+
+#[test]
+fn blocks_are_their_rows_one_after_the_other() {
+    for (predictors, responses) in [(1, 1), (3, 2), (4, 1), (7, 3), (8, 1), (11, 2), (19, 1), (50, 1)] {
+        for factor in [1.0, 0.99] {
+            let mut sequence = Sequence(40 + predictors as u64);
+            let fitted_rows = 2 * predictors + 2;
+            let head = sequence.matrix(fitted_rows, predictors);
+            let answers = sequence.matrix(fitted_rows, responses);
+            let mut source = lsqd::lsq::Matrices { design: head.as_ref(), response: answers.as_ref(), weights: None };
+            let begun = lsqd::lsq::fit(&mut source, &Specification::default()).unwrap().information;
+            let rows = 203;
+            let mut design: Vec<f64> = (0..rows * predictors).map(|_| sequence.next()).collect();
+            // Far out: a row that knows more than all before it.
+            design[50 * predictors] = 300.0;
+            let response: Vec<f64> = (0..rows * responses).map(|_| sequence.next()).collect();
+            let weights: Vec<f64> = (0..rows).map(|row| if row % 29 == 3 { 0.0 } else { 1.5 + sequence.next() }).collect();
+            let mut single = begun.clone();
+            let (mut errors, mut leverages) = (vec![0.0; rows * responses], vec![0.0; rows]);
+            for place in 0..rows {
+                let own = place * responses..(place + 1) * responses;
+                let x = &design[place * predictors..(place + 1) * predictors];
+                leverages[place] = single.update(x, &response[own.clone()], weights[place], factor, &mut errors[own]).unwrap();
+            }
+            let block = || {
+                let mut information = begun.clone();
+                let (mut errors, mut leverages) = (vec![0.0; rows * responses], vec![0.0; rows]);
+                information.update_block(&design, &response, &weights, factor, &mut errors, &mut leverages).unwrap();
+                (information, errors, leverages)
+            };
+            let (together, block_errors, block_leverages) = block();
+            let near = |one: &[f64], other: &[f64], what: &str| {
+                for (one, other) in one.iter().zip(other) {
+                    assert!(
+                        (one - other).abs() <= 1e-11 * other.abs().max(1.0),
+                        "{what} at {predictors} by {responses}: {one} is not {other}"
+                    );
+                }
+            };
+            near(&block_errors, &errors, "innovation");
+            assert!(digits(&block_leverages, &leverages) > 11.0, "{block_leverages:?} {leverages:?}");
+            near(&all(&together), &all(&single), "coefficient");
+            assert!(digits(&together.residual_variance(), &single.residual_variance()) > 11.0);
+            assert!(digits(together.std_errors().1.col_as_slice(0), single.std_errors().1.col_as_slice(0)) > 11.0);
+            assert_eq!((together.observations(), together.rank()), (single.observations(), single.rank()));
+            assert!((together.maximum_leverage() - single.maximum_leverage()).abs() < 1e-11);
+            assert_eq!(block().0.encode(), together.encode());
+        }
+    }
+}
+
+#[test]
+fn a_block_with_a_row_that_cannot_be_learnt_changes_nothing() {
+    let mut information = fitted(&Sequence(41).matrix(20, 2), &[1.0; 20], Specification::default()).information;
+    let before = information.encode();
+    let mut design = vec![0.5; 40];
+    design[37] = f64::NAN;
+    let (mut innovations, mut leverages) = ([0.0; 20], [0.0; 20]);
+    assert!(information.update_block(&design, &[1.0; 20], &[1.0; 20], 1.0, &mut innovations, &mut leverages).is_err());
+    assert_eq!(information.encode(), before);
+}

@@ -1,20 +1,26 @@
 //! Recursive least squares in square-root information form: what a fit leaves, and how it learns row by row.
 //!
-//! The state is the upper triangle R of RᵀR = X̃ᵀX̃ + penalty, and Z with RΔ = Z, where Δ is how far the coefficients have moved from the
-//! fit's (the *origin*). A new row is rotated into (R, Z) by Givens rotations; what is left of its response is its share of the residual
-//! sum of squares (Gentleman, *Least squares computations by Givens transformations without square roots*, 1973; Golub & Van Loan,
-//! *Matrix Computations*, 4th ed., §5.1). RᵀR is symmetric and positive by its form, whatever rounding does. Because Δ starts at zero,
-//! the digits of the fit are kept.
+//! The state is the triangle of X̃ᵀX̃ + penalty and Z with RΔ = Z, where Δ is how far the coefficients have moved from the fit's (the
+//! *origin*). A new row is rotated into them ([`factor`] has the rotations, [`block`] takes many rows at once); what is left of its response
+//! is its share of the residual sum of squares. The information is symmetric and positive by its form, whatever rounding does. Because Δ
+//! starts at zero, the digits of the fit are kept.
 //!
-//! With a forgetting factor λ < 1 the triangle is first multiplied by √λ. A direction that no row excites would be emptied by that, so
-//! each step also rotates in one row √(ρ(1−λ)m)·eᵢ, i cycling through the m columns, with the present coefficient as its response: it adds
-//! information of a relative size ρ = 1e-6 without pulling anywhere (Gunnarsson, *Combining tracking and regularization in recursive
-//! least squares identification*, CDC 1996, in square-root form).
+//! A forgetting factor λ < 1 empties every direction that no row excites. Where a pivot d of D has fallen below ρ = 1e-14 of its column's
+//! own sum of squares it falls no further. To raise a pivot is to learn rows that say of its direction what is believed already: no
+//! coefficient moves, and as R̄ stays, directions keep their meaning (Gunnarsson, *Combining tracking and regularization in recursive least
+//! squares identification*, CDC 1996, adds the same trace along the axes, where it makes the coefficients wander). What is excited with a
+//! condition number up to about 1e6 is left alone: there, forgetting is the exponentially weighted fit.
+
+mod arrival;
+mod block;
+mod factor;
 
 use std::sync::OnceLock;
 
 use faer::{Mat, MatRef};
 
+use self::arrival::Arrival;
+use self::factor::{Factor, Step};
 use super::Error;
 use super::double_double::Double;
 use super::problem::Row;
@@ -47,22 +53,16 @@ struct Current {
     level: Vec<f64>,
     slopes: Mat<f64>,
     intercepts: Vec<f64>,
-    /// Δ, m×q in the system's coordinates.
-    moved: Mat<f64>,
 }
 
 /// Coefficients with all that is needed to answer rows and to learn more of them.
 #[derive(Clone, Debug)]
 pub struct Information {
     origin: Origin,
-    /// R, m×m upper triangular, row by row: row k holds columns k…m.
-    triangle: Vec<f64>,
-    /// Z, m×q, row by row.
-    moments: Vec<f64>,
+    /// The triangle, and Z beside it.
+    factor: Factor,
     /// Residual sums of squares, q.
     residual: Vec<f64>,
-    /// Where the coefficients stood at the last turn of the stabilising rows, m×q row by row.
-    anchor: Vec<f64>,
     /// Rows learnt from.
     observations: u64,
     /// The same, with what was forgotten left out.
@@ -72,6 +72,8 @@ pub struct Information {
     spent: f64,
     maximum_leverage: f64,
     updates: u64,
+    /// Σ1/α⁴ over the rows taken out, of which each cost 1/α² roundings.
+    removal_cost: f64,
     /// Covariances of the coefficients in the system's coordinates, one a response, where they are not s²(X̃ᵀX̃)⁻¹; given up at the first
     /// update, which knows nothing of them.
     covariance: Vec<Mat<f64>>,
@@ -82,11 +84,13 @@ pub struct Information {
 
 /// Cells larger than this could overflow when squared and summed.
 const LARGEST: f64 = 1e140;
-/// ρ: information added to every direction, relative to a column's own.
-const STABILISING: f64 = 1e-6;
+/// Roundings that taking a row out costs even where all columns are orthogonal.
+const REMOVAL: f64 = 8.0;
+/// α² below which a row is not taken out: the digits lost are −log₁₀α².
+const FREE: f64 = 1e-8;
 /// Leverage past which a row shows a direction of which nothing was known.
 const NEW_DIRECTION: f64 = 1e8;
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 
 impl Information {
     pub(super) fn new(
@@ -98,20 +102,12 @@ impl Information {
         spent: f64,
         maximum_leverage: f64,
     ) -> Result<Self, Error> {
-        let width = origin.width();
         let responses = origin.level.len();
-        let mut packed = Vec::with_capacity(width * (width + 1) / 2);
-        for row in 0..width {
-            for column in row..width {
-                packed.push(if row < triangle.nrows() { triangle[(row, column)] } else { 0.0 });
-            }
-        }
+        let factor = Factor::of(triangle, origin.width(), responses);
         #[allow(clippy::cast_precision_loss)]
         let (effective, rank_as_float) = (observations as f64, rank as f64);
         let information = Self {
-            moments: vec![0.0; width * responses],
-            anchor: vec![0.0; width * responses],
-            triangle: packed,
+            factor,
             residual,
             observations,
             effective,
@@ -119,6 +115,7 @@ impl Information {
             spent: spent - rank_as_float,
             maximum_leverage,
             updates: 0,
+            removal_cost: 0.0,
             covariance: Vec::new(),
             covariance_errors: Vec::new(),
             current: OnceLock::new(),
@@ -131,10 +128,7 @@ impl Information {
         let finite = |matrix: &Mat<f64>| matrix.col_iter().all(|column| column.iter().all(|value| value.is_finite()));
         let slopes = finite(&self.origin.slopes) && finite(&self.origin.slopes_low);
         let lists = [
-            &self.triangle,
-            &self.moments,
             &self.residual,
-            &self.anchor,
             &self.origin.level,
             &self.origin.centre,
             &self.origin.scale,
@@ -144,7 +138,9 @@ impl Information {
         slopes
             && self.covariance.iter().all(finite)
             && self.covariance_errors.iter().all(|error| error.is_finite())
-            && lists.into_iter().flatten().all(|value| value.is_finite())
+            && lists.into_iter().flatten().chain(self.factor.all()).all(|value| value.is_finite())
+            && self.factor.is_positive()
+            && self.removal_cost.is_finite()
             && self.maximum_leverage.is_finite()
             && self.effective.is_finite()
             && self.origin.intercept_root.is_finite()
@@ -205,11 +201,12 @@ impl Information {
     /// R, m×m.
     pub(super) fn triangle(&self) -> Mat<f64> {
         let width = self.width();
-        let mut cells = self.triangle.iter();
         let mut triangle = Mat::zeros(width, width);
         for row in 0..width {
-            for column in row..width {
-                triangle[(row, column)] = cells.next().copied().unwrap_or(0.0);
+            let root = self.factor.diagonal[row].sqrt();
+            triangle[(row, row)] = root;
+            for (offset, cell) in self.factor.right_of(row).iter().enumerate() {
+                triangle[(row, row + 1 + offset)] = root * cell;
             }
         }
         triangle
@@ -266,6 +263,27 @@ impl Information {
         self.maximum_leverage
     }
 
+    /// Rows learnt from, with what was forgotten left out.
+    #[must_use]
+    pub fn effective_observations(&self) -> f64 {
+        self.effective
+    }
+
+    /// RSS over the degrees of freedom, q, appended to a list; NaN where none are left.
+    pub fn residual_variances_into(&self, variances: &mut Vec<f64>) {
+        let degrees = self.degrees_of_freedom();
+        variances.extend(self.residual.iter().map(|residual| if degrees > 0.0 { residual / degrees } else { f64::NAN }));
+    }
+
+    /// Multiplies the weight of everything known by `factor` in (0, 1]; the coefficients stay.
+    pub fn discount(&mut self, factor: f64) {
+        self.factor.discount(factor);
+        self.residual.iter_mut().for_each(|residual| *residual *= factor);
+        self.effective *= factor;
+        self.covariance.clear();
+        self.covariance_errors.clear();
+    }
+
     fn current(&self) -> &Current {
         self.current.get_or_init(|| self.solve())
     }
@@ -281,18 +299,14 @@ impl Information {
         let mut moved = Mat::zeros(width, responses);
         let origin = &self.origin;
         if self.updates == 0 {
-            return Current { level: origin.level.clone(), slopes: origin.slopes.clone(), intercepts: origin.intercepts.clone(), moved };
+            return Current { level: origin.level.clone(), slopes: origin.slopes.clone(), intercepts: origin.intercepts.clone() };
         }
-        let mut end = self.triangle.len();
         for row in (0..width).rev() {
-            let values = &self.triangle[end - (width - row)..end];
-            end -= width - row;
+            let cells = self.factor.right_of(row);
             for response in 0..responses {
-                let mut sum = self.moments[row * responses + response];
-                for (offset, value) in values.iter().enumerate().skip(1) {
-                    sum -= value * moved[(row + offset, response)];
-                }
-                moved[(row, response)] = if values[0] == 0.0 { 0.0 } else { sum / values[0] };
+                let moved = moved.col_as_slice_mut(response);
+                let known = cells.iter().zip(&moved[row + 1..]).fold(0.0, |sum, (cell, moved)| sum + cell * moved);
+                moved[row] = self.factor.moments(row)[response] - known;
             }
         }
         let ones = usize::from(origin.intercept);
@@ -308,7 +322,7 @@ impl Information {
                 intercepts[response] += moved[(0, response)] - shifted;
             }
         }
-        Current { level, slopes, intercepts, moved }
+        Current { level, slopes, intercepts }
     }
 
     /// Raw intercepts, q; empty without an intercept.
@@ -366,7 +380,7 @@ impl Information {
     #[must_use]
     pub fn leverage<'r>(&self, x: impl Into<Row<'r>>, scratch: &mut Vec<f64>) -> f64 {
         self.system_row(x.into().high, scratch);
-        self.squared_norm_whitened(scratch)
+        self.factor.leverage(scratch)
     }
 
     /// The row in the system's coordinates.
@@ -376,26 +390,6 @@ impl Information {
             row.push(1.0);
         }
         row.extend(x.iter().zip(&self.origin.centre).zip(&self.origin.scale).map(|((x, centre), scale)| (x - centre) * scale));
-    }
-
-    /// ‖R⁻ᵀv‖², destroying v.
-    fn squared_norm_whitened(&self, vector: &mut [f64]) -> f64 {
-        let width = vector.len();
-        let mut begin = 0;
-        let mut norm = 0.0;
-        for row in 0..width {
-            let values = &self.triangle[begin..begin + width - row];
-            begin += width - row;
-            if values[0] == 0.0 {
-                continue;
-            }
-            let solved = vector[row] / values[0];
-            norm += solved * solved;
-            for (cell, value) in vector[row + 1..].iter_mut().zip(&values[1..]) {
-                *cell -= solved * value;
-            }
-        }
-        norm
     }
 
     /// Standard errors of the intercept (q; empty without one) and of the slopes (p×q); NaN where no degrees of freedom are left.
@@ -426,13 +420,13 @@ impl Information {
             .map(|predictor| {
                 let mut unit = vec![0.0; self.width()];
                 unit[ones + predictor] = self.origin.scale[predictor];
-                self.squared_norm_whitened(&mut unit).sqrt()
+                self.factor.leverage(&mut unit).sqrt()
             })
             .collect();
         let intercept = if self.origin.intercept {
             let mut origin = Vec::new();
             self.system_row(&vec![0.0; self.predictors()], &mut origin);
-            self.squared_norm_whitened(&mut origin).sqrt()
+            self.factor.leverage(&mut origin).sqrt()
         } else {
             0.0
         };
@@ -440,7 +434,8 @@ impl Information {
     }
 
     /// Learns one row: x (p), y (q), a weight ≥ 0; everything known so far counts λ times as much as before. `innovations` (q) receives
-    /// the a-priori errors y − ŷ. O(m² + mq); the result does not depend on how updates were grouped.
+    /// the a-priori errors y − ŷ; the leverage xᵀ(X̃ᵀX̃)⁻¹x before the row is returned. O(m² + mq); the result does not depend on how updates
+    /// were grouped.
     ///
     /// # Errors
     /// A number is too large or not finite; nothing was changed.
@@ -453,112 +448,114 @@ impl Information {
         innovations: &mut [f64],
     ) -> Result<f64, Error> {
         let x = x.into();
-        let (width, responses) = (self.width(), self.responses());
-        let mut row = Vec::with_capacity(width);
-        self.system_row(x.high, &mut row);
-        // Against the origin, whose coefficients do not move: the same numbers live and at replay.
-        let origin = &self.origin;
-        let mut rest: Vec<f64> = (0..responses)
-            .map(|response| y[response] - self.level_and_slopes(x, response, origin.level[response], &origin.slopes))
-            .collect();
-        let root = weight.sqrt();
-        if !row.iter().chain(&rest).all(|value| value.abs() * root.max(1.0) < LARGEST) {
-            return Err(Error::Overflow);
+        let square = self.arrive(x, y, weight)?;
+        let swept = self.factor.learn(Step { weight, forgetting_factor }, square);
+        innovations.copy_from_slice(self.factor.innovations());
+        for (residual, innovation) in self.residual.iter_mut().zip(&*innovations) {
+            *residual = forgetting_factor * (*residual + innovation * innovation * swept.share);
         }
-        let leverage = self.squared_norm_whitened(&mut row.clone());
-        if let Some(current) = self.current.get() {
-            // Exactly what a prediction would have said.
-            for (response, innovation) in innovations.iter_mut().enumerate() {
-                *innovation = y[response] - self.level_and_slopes(x, response, current.level[response], &current.slopes);
-            }
-        } else {
-            let current = self.solve();
-            for (response, innovation) in innovations.iter_mut().enumerate() {
-                let moved = current.moved.col_as_slice(response);
-                *innovation = rest[response] - row.iter().zip(moved).map(|(cell, moved)| cell * moved).sum::<f64>();
-            }
-        }
-        if weight > 0.0 && leverage > NEW_DIRECTION && self.rank < width {
-            self.rank += 1;
-        }
+        self.count(weight, swept.leverage, forgetting_factor);
         if forgetting_factor < 1.0 {
-            self.forget(forgetting_factor);
+            self.factor.keep_a_trace();
         }
+        self.moved_on();
+        Ok(swept.leverage)
+    }
+
+    /// Makes a row the incoming one; its squared norm in the system's coordinates.
+    fn arrive(&mut self, x: Row<'_>, y: &[f64], weight: f64) -> Result<f64, Error> {
+        let arch = self.factor.arch();
+        let (row, rest) = self.factor.incoming();
+        // Against the origin, whose coefficients do not move: the same numbers live and at replay.
+        let squares = arch.dispatch(Arrival { origin: &self.origin, x: x.high, y, row, rest });
+        if x.low.is_some() {
+            for (response, observed) in y.iter().enumerate() {
+                let origin = &self.origin;
+                let rest = observed - self.level_and_slopes(x, response, origin.level[response], &origin.slopes);
+                self.factor.incoming().1[response] = rest;
+            }
+        }
+        let responses = self.factor.innovations().iter().fold(0.0, |sum, rest| sum + rest * rest);
+        Self::in_range(squares + responses, weight)?;
+        Ok(squares)
+    }
+
+    /// Whether a row with this sum of squares can be learnt.
+    fn in_range(squares: f64, weight: f64) -> Result<(), Error> {
+        // Written so that what is no number is refused too.
+        if squares * weight.max(1.0) < LARGEST * LARGEST { Ok(()) } else { Err(Error::Overflow) }
+    }
+
+    /// Counts a row that was learnt.
+    fn count(&mut self, weight: f64, leverage: f64, forgetting_factor: f64) {
+        self.effective *= forgetting_factor;
         if weight > 0.0 {
-            row.iter_mut().for_each(|cell| *cell *= root);
-            rest.iter_mut().for_each(|cell| *cell *= root);
-            self.rotate(0, &mut row, &mut rest);
-            self.residual.iter_mut().zip(&rest).for_each(|(residual, rest)| *residual += rest * rest);
+            if leverage > NEW_DIRECTION && self.rank < self.width() {
+                self.rank += 1;
+            }
             self.observations += 1;
             let share = self.effective / (self.effective + 1.0);
             self.maximum_leverage = (self.maximum_leverage * share).max(leverage / (1.0 + leverage));
             self.effective += 1.0;
         }
         self.updates += 1;
+    }
+
+    /// What was known of the coefficients holds no longer.
+    fn moved_on(&mut self) {
         self.covariance.clear();
         self.covariance_errors.clear();
         self.current = OnceLock::new();
-        Ok(leverage)
     }
 
-    /// Multiplies what is known by λ, and puts back a little in one direction.
-    fn forget(&mut self, forgetting_factor: f64) {
-        let (width, responses) = (self.width(), self.responses());
-        let root = forgetting_factor.sqrt();
-        for cell in self.triangle.iter_mut().chain(&mut self.moments) {
-            *cell *= root;
+    /// Takes a row out that was learnt before: x (p), y (q), and the weight it has now, which is the one it came with times what
+    /// forgetting left of it, `remaining` (λᵏ after k more updates; 1 where nothing is forgotten). O(m² + mq).
+    ///
+    /// Digits are lost where the rest says little about what this row says: in proportion to 1/α² with α² = 1 − weight·leverage. See
+    /// [`Self::removal_loss`].
+    ///
+    /// # Errors
+    /// α² is below 1e-8, or the row was never learnt: the rows that are left are to be fitted afresh. A number is too large or not finite.
+    /// Nothing was changed.
+    pub fn downdate<'r>(&mut self, x: impl Into<Row<'r>>, y: &[f64], weight: f64, remaining: f64) -> Result<(), Error> {
+        if !(weight > 0.0) {
+            return Ok(());
         }
-        self.residual.iter_mut().for_each(|residual| *residual *= forgetting_factor);
-        self.effective *= forgetting_factor;
-        #[allow(clippy::cast_possible_truncation)] // below the width
-        let turn = (self.updates % width.max(1) as u64) as usize;
-        if turn == 0 {
-            let current = self.solve();
-            for row in 0..width {
-                for response in 0..responses {
-                    self.anchor[row * responses + response] = current.moved[(row, response)];
-                }
-            }
+        self.arrive(x.into(), y, weight)?;
+        let mut errors = vec![0.0; self.responses()];
+        let free = self.factor.remove(weight, FREE, &mut errors).ok_or(Error::Removal)?;
+        for (residual, error) in self.residual.iter_mut().zip(&errors) {
+            *residual = (*residual - weight * error * error / free).max(0.0);
         }
-        if width == 0 {
-            return;
+        self.observations = self.observations.saturating_sub(1);
+        let fewer = (self.effective - remaining).max(0.0);
+        // Those that are left have more, as if evenly.
+        if fewer > 0.0 {
+            self.maximum_leverage = (self.maximum_leverage * (self.effective / fewer)).min(1.0);
         }
-        #[allow(clippy::cast_precision_loss)]
-        let size = (STABILISING * (1.0 - forgetting_factor) * width as f64).sqrt();
-        let mut unit = vec![0.0; width - turn];
-        unit[0] = size;
-        let mut rest: Vec<f64> = (0..responses).map(|response| size * self.anchor[turn * responses + response]).collect();
-        self.rotate(turn, &mut unit, &mut rest);
+        self.effective = fewer;
+        self.removal_cost += free.powi(-2);
+        self.updates += 1;
+        self.moved_on();
+        Ok(())
     }
 
-    /// Rotates a row, zero before column `first`, into R and Z; what is left of its responses stays in `rest`.
-    fn rotate(&mut self, first: usize, row: &mut [f64], rest: &mut [f64]) {
-        let (width, responses) = (self.width(), self.responses());
-        // Rows before `first` hold width, width − 1, … cells.
-        let mut begin = first * width - first * first.saturating_sub(1) / 2;
-        for place in first..width {
-            let own = &mut self.triangle[begin..begin + width - place];
-            begin += width - place;
-            let incoming = &mut row[place - first..];
-            let (a, b) = (own[0], incoming[0]);
-            if b == 0.0 {
-                continue;
-            }
-            let radius = a.hypot(b);
-            let (cosine, sine) = (a / radius, b / radius);
-            own[0] = radius;
-            for (own, incoming) in own[1..].iter_mut().zip(&mut incoming[1..]) {
-                let rotated = cosine * *own + sine * *incoming;
-                *incoming = cosine * *incoming - sine * *own;
-                *own = rotated;
-            }
-            let moments = &mut self.moments[place * responses..(place + 1) * responses];
-            for (own, incoming) in moments.iter_mut().zip(rest.iter_mut()) {
-                let rotated = cosine * *own + sine * *incoming;
-                *incoming = cosine * *incoming - sine * *own;
-                *own = rotated;
-            }
+    /// About how large the errors are, at the most, that taking rows out has left in the coefficients, relative to them or to their standard
+    /// errors: roundings of 1/α² a row, which add up as random ones do, times the condition number that the pivots show. Where it passes what
+    /// can be borne, the rows that are left are to be fitted afresh. O(m).
+    #[must_use]
+    pub fn removal_loss(&self) -> f64 {
+        if self.removal_cost == 0.0 {
+            return 0.0;
         }
+        let width = self.width();
+        let ratio = self
+            .factor
+            .energy
+            .iter()
+            .zip(&self.factor.diagonal[..width])
+            .fold(1.0, |worst: f64, (energy, known)| worst.max(energy / known));
+        f64::EPSILON * self.removal_cost.sqrt() * (REMOVAL + ratio.sqrt())
     }
 
     /// Little-endian bytes; the same information always gives the same bytes.
@@ -577,7 +574,8 @@ impl Information {
             bytes.extend_from_slice(&whole.to_le_bytes());
         }
         let slopes: Vec<f64> = origin.slopes.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
-        let single = [self.effective, self.spent, self.maximum_leverage, origin.intercept_root];
+        let single = [self.effective, self.spent, self.maximum_leverage, origin.intercept_root, self.removal_cost];
+        let (triangle, moments) = self.factor.packed();
         let slopes_low: Vec<f64> = origin.slopes_low.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
         let lists: [&[f64]; 12] = [
             &single,
@@ -588,10 +586,10 @@ impl Information {
             &slopes_low,
             &origin.intercepts,
             &origin.slope_roots,
-            &self.triangle,
-            &self.moments,
+            &triangle,
+            &moments,
+            &self.factor.energy,
             &self.residual,
-            &self.anchor,
         ];
         for value in lists.into_iter().flatten() {
             bytes.extend_from_slice(&value.to_le_bytes());
@@ -633,7 +631,7 @@ impl Information {
             |rows: usize, columns: usize| rows.checked_mul(columns).filter(|cells| *cells <= bytes.len() / 8).ok_or(Error::Encoding);
         let packed = cells(width, width + 1).or_else(|_| cells(width, width.div_ceil(2) + 1)).map(|_| width * (width + 1) / 2)?;
         let lengths = [
-            4,
+            5,
             predictors,
             predictors,
             responses,
@@ -643,8 +641,8 @@ impl Information {
             predictors,
             packed,
             cells(width, responses)?,
+            width,
             responses,
-            cells(width, responses)?,
         ];
         let mut lists = Vec::with_capacity(lengths.len());
         for length in lengths {
@@ -691,19 +689,18 @@ impl Information {
             slope_roots,
             intercept_root: single[3],
         };
-        let (triangle, moments, residual, anchor) = (next()?, next()?, next()?, next()?);
+        let factor = Factor::unpacked(width, responses, &next()?, &next()?, next()?);
         let information = Self {
             origin,
-            triangle,
-            moments,
-            residual,
-            anchor,
+            factor,
+            residual: next()?,
             observations,
             effective: single[0],
             rank,
             spent: single[1],
             maximum_leverage: single[2],
             updates,
+            removal_cost: single[4],
             covariance,
             covariance_errors,
             current: OnceLock::new(),
@@ -721,38 +718,5 @@ fn quadratic_form(matrix: &Mat<f64>, vector: &[f64]) -> f64 {
 impl Origin {
     fn width(&self) -> usize {
         self.centre.len() + usize::from(self.intercept)
-    }
-}
-
-impl Information {
-    /// Rows learnt from, with what was forgotten left out.
-    #[must_use]
-    pub fn effective_observations(&self) -> f64 {
-        self.effective
-    }
-
-    /// RSS over the degrees of freedom, q, appended to a list; NaN where none are left.
-    pub fn residual_variances_into(&self, variances: &mut Vec<f64>) {
-        let degrees = self.degrees_of_freedom();
-        variances.extend(self.residual.iter().map(|residual| if degrees > 0.0 { residual / degrees } else { f64::NAN }));
-    }
-
-    /// Multiplies the weight of everything known by `factor` in (0, 1]; the coefficients stay.
-    pub fn discount(&mut self, factor: f64) {
-        let root = factor.sqrt();
-        self.triangle.iter_mut().chain(&mut self.moments).for_each(|cell| *cell *= root);
-        self.residual.iter_mut().for_each(|residual| *residual *= factor);
-        self.effective *= factor;
-    }
-
-    /// Takes out a row that was learnt.
-    pub fn downdate(&mut self, _row: Row<'_>, _response: &[f64], _weight: f64) -> Result<(), Error> {
-        Err(Error::Overflow)
-    }
-
-    /// Relative error that rows taken out have left.
-    #[must_use]
-    pub fn lost(&self) -> f64 {
-        0.0
     }
 }
