@@ -466,17 +466,10 @@ impl Information {
             return Err(Error::Overflow);
         }
         let leverage = self.squared_norm_whitened(&mut row.clone());
-        if let Some(current) = self.current.get() {
-            // Exactly what a prediction would have said.
-            for (response, innovation) in innovations.iter_mut().enumerate() {
-                *innovation = y[response] - self.level_and_slopes(x, response, current.level[response], &current.slopes);
-            }
-        } else {
-            let current = self.solve();
-            for (response, innovation) in innovations.iter_mut().enumerate() {
-                let moved = current.moved.col_as_slice(response);
-                *innovation = rest[response] - row.iter().zip(moved).map(|(cell, moved)| cell * moved).sum::<f64>();
-            }
+        // Exactly what a prediction would have said, and whether one was asked for must not show: the errors are part of what is replayed.
+        let current = self.current();
+        for (response, innovation) in innovations.iter_mut().enumerate() {
+            *innovation = y[response] - self.level_and_slopes(x, response, current.level[response], &current.slopes);
         }
         if weight > 0.0 && leverage > NEW_DIRECTION && self.rank < width {
             self.rank += 1;

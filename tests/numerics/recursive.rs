@@ -15,6 +15,24 @@ fn all(information: &Information) -> Vec<f64> {
     all
 }
 
+/// What is replayed after a crash has been looked at by nobody; the errors must be those of then to the last bit.
+#[test]
+fn errors_do_not_depend_on_who_looked_before() {
+    let mut sequence = Sequence(5);
+    let design = sequence.matrix(300, 3);
+    let response: Vec<f64> = (0..300).map(|row| design[(row, 0)] + sequence.next()).collect();
+    let begun = weighted(&design.subrows(0, 20).to_owned(), &response[..20], None, Specification::default());
+    let (mut looked_at, mut alone) = (begun.information.clone(), begun.information);
+    for place in 20..300 {
+        let (mut seen, mut unseen) = ([0.0], [0.0]);
+        looked_at.settle();
+        looked_at.update(&row(&design, place), &[response[place]], 1.0, 0.99, &mut seen).unwrap();
+        alone.update(&row(&design, place), &[response[place]], 1.0, 0.99, &mut unseen).unwrap();
+        assert_eq!(seen[0].to_bits(), unseen[0].to_bits(), "row {place}");
+    }
+    assert!(looked_at.encode() == alone.encode());
+}
+
 #[test]
 fn forgetting_factor_one_equals_batch() {
     let mut sequence = Sequence(11);
