@@ -849,7 +849,10 @@ fn conclude(scan: &Scan, specification: &Specification<'_>, solution: Solution, 
     };
     let residual: Vec<f64> = statistics.iter().map(|figures| figures.residual_sum_of_squares).collect();
     let digits = (-error.max(ROUNDOFF).log10()).clamp(0.0, 15.9);
-    let information = Information::new(origin, &triangle, residual, scan.rows, size, spent, largest_leverage)?;
+    let mut information = Information::new(origin, &triangle, residual, scan.rows, size, spent, largest_leverage)?;
+    if given.is_none() {
+        information = information.penalised(penalty, specification.prior);
+    }
     Ok(Fit {
         information,
         statistics,

@@ -198,9 +198,9 @@ impl State {
                 return Err(lsq::Error::Overflow);
             }
         }
-        let quantile = self.monitor.quantile(self.information.degrees_of_freedom());
         self.variances.clear();
-        self.information.residual_variances_into(&mut self.variances);
+        let degrees = self.information.nominal_variances(&mut self.variances);
+        let quantile = self.monitor.quantile(degrees);
         let leverage = self.information.update(row, response, weight, forgetting_factor, innovations)?;
         self.moments.copy_from_slice(next);
         self.weight = total;
@@ -295,7 +295,7 @@ impl State {
         }
         let information = &self.information;
         let (rank, degrees) = (information.rank(), information.degrees_of_freedom());
-        let spent = stored.effective_parameters + rank as f64 - stored.rank as f64;
+        let spent = information.effective_parameters();
         let observations = information.observations();
         let regressors = rank as f64 - f64::from(u8::from(information.has_intercept()));
         let targets = information

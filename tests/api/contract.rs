@@ -120,6 +120,8 @@ impl Contract {
         let schema = content.get(&media).unwrap_or_else(|| panic!("{place}: {media:?} is not documented: {shown}"));
         let value = if media == "application/json" || media == "application/problem+json" {
             parsed()
+        } else if media == "application/octet-stream" {
+            Value::String(String::from_utf8_lossy(body).into_owned())
         } else {
             Value::String(String::from_utf8(body.to_vec()).unwrap())
         };

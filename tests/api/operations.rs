@@ -53,7 +53,7 @@ async fn metrics_count_what_happens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_a_problem() {
     let server = Server::start().await;
-    for path in ["/nothing", "/v1", "/v1/models/", "/v1/models/m/", "/v2/health/live", "/v1/models/a/b/c/d/e"] {
+    for path in ["/nothing", "/v1", "/v1/models/", "/v1/models/m/", "/v2/health/none", "/v1/models/a/b/c/d/e"] {
         server.get(path).refused(404, "not_found").await;
     }
     for (request, allowed) in [

@@ -33,7 +33,7 @@ const DATABASE: &str = "lsqd.db";
 /// Rows that the prepared model has learnt: a few more, and a snapshot of its state is due.
 const LEARNT: u64 = 9_990;
 /// One in so many operations is failed unless `LSQD_FAULT_STRIDE` says otherwise.
-const STRIDE: usize = 8;
+const STRIDE: usize = 24;
 /// Images of power cuts unless `LSQD_POWER_CUTS` says otherwise.
 const CUTS: u64 = 200;
 /// Images that are made from one life of a server.

@@ -70,6 +70,10 @@ pub struct Information {
     rank: usize,
     /// Effective parameters of the fit less its rank: 0 without a penalty.
     spent: f64,
+    /// λ of λ‖β − β₀‖², with what was forgotten left out; 0 without a penalty.
+    penalty: f64,
+    /// β₀, p×q column by column; empty where it is zero.
+    prior: Vec<f64>,
     maximum_leverage: f64,
     updates: u64,
     /// Σ1/α⁴ over the rows taken out, of which each cost 1/α² roundings.
@@ -80,6 +84,8 @@ pub struct Information {
     /// √ of the diagonals of those covariances in raw coordinates, m each, the intercept first: not to be had again from rounded ones.
     covariance_errors: Vec<f64>,
     current: OnceLock<Current>,
+    /// Effective parameters less the rank as they are after the updates so far.
+    spent_now: OnceLock<f64>,
 }
 
 /// Cells larger than this could overflow when squared and summed.
@@ -90,7 +96,7 @@ const REMOVAL: f64 = 8.0;
 const FREE: f64 = 1e-8;
 /// Leverage past which a row shows a direction of which nothing was known.
 const NEW_DIRECTION: f64 = 1e8;
-const LAYOUT: u8 = 2;
+const LAYOUT: u8 = 3;
 
 impl Information {
     pub(super) fn new(
@@ -113,6 +119,9 @@ impl Information {
             effective,
             rank,
             spent: spent - rank_as_float,
+            penalty: 0.0,
+            prior: Vec::new(),
+            spent_now: OnceLock::new(),
             maximum_leverage,
             updates: 0,
             removal_cost: 0.0,
@@ -122,6 +131,27 @@ impl Information {
             origin,
         };
         if information.is_finite() { Ok(information) } else { Err(Error::Overflow) }
+    }
+
+    /// The same for a fit with a penalty λ‖β − β₀‖² on raw slopes; β₀ is p×q.
+    pub(super) fn penalised(mut self, penalty: f64, prior: Option<MatRef<'_, f64>>) -> Self {
+        self.penalty = penalty;
+        self.prior =
+            prior.map_or_else(Vec::new, |prior| prior.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect());
+        self
+    }
+
+    /// λ‖β − β₀‖² of a response now, less that of the fit's coefficients: what of the growth of the objective is not residuals'.
+    fn pulled(&self, response: usize) -> f64 {
+        if self.penalty == 0.0 || self.updates == 0 {
+            return 0.0;
+        }
+        let now = self.current().slopes.col_as_slice(response);
+        let then = self.origin.slopes.col_as_slice(response);
+        let prior = |place: usize| self.prior.get(response * now.len() + place).copied().unwrap_or(0.0);
+        // a² − b² = (a − b)(a + b).
+        let moved = now.iter().zip(then).enumerate().map(|(place, (now, then))| (now - then) * (now + then - 2.0 * prior(place)));
+        self.penalty * moved.sum::<f64>()
     }
 
     fn is_finite(&self) -> bool {
@@ -246,14 +276,31 @@ impl Information {
     #[must_use]
     pub fn degrees_of_freedom(&self) -> f64 {
         #[allow(clippy::cast_precision_loss)]
-        (self.effective - self.rank as f64 - self.spent).max(0.0)
+        (self.effective - self.effective_parameters()).max(0.0)
+    }
+
+    /// Trace of the hat matrix: the rank without a penalty. With one, the first call after an update is O(m³).
+    #[must_use]
+    pub fn effective_parameters(&self) -> f64 {
+        let less = if self.penalty == 0.0 || self.updates == 0 {
+            self.spent
+        } else {
+            // tr(X̃ᵀX̃(X̃ᵀX̃ + λ)⁻¹) = m − λ·tr(X̃ᵀX̃ + λ)⁻¹.
+            *self.spent_now.get_or_init(|| -self.penalty * self.unscaled_std_errors().0.iter().map(|root| root * root).sum::<f64>())
+        };
+        #[allow(clippy::cast_precision_loss)]
+        let rank = self.rank as f64;
+        rank + less
     }
 
     /// RSS over the degrees of freedom, q; NaN where none are left.
     #[must_use]
     pub fn residual_variance(&self) -> Vec<f64> {
         let degrees = self.degrees_of_freedom();
-        self.residual.iter().map(|residual| if degrees > 0.0 { residual / degrees } else { f64::NAN }).collect()
+        let variance = |(response, residual): (usize, &f64)| {
+            if degrees > 0.0 { (residual - self.pulled(response)).max(0.0) / degrees } else { f64::NAN }
+        };
+        self.residual.iter().enumerate().map(variance).collect()
     }
 
     /// The largest leverage of a row learnt from. After updates: of the newest rows, and of older ones as if each new row had thinned them
@@ -269,10 +316,14 @@ impl Information {
         self.effective
     }
 
-    /// RSS over the degrees of freedom, q, appended to a list; NaN where none are left.
-    pub fn residual_variances_into(&self, variances: &mut Vec<f64>) {
-        let degrees = self.degrees_of_freedom();
+    /// The degrees of freedom, and RSS over them (q, appended to a list; NaN where none are left), at no cost: with a penalty, with the
+    /// parameters that the fit spent, and with the growth of the whole objective.
+    #[must_use]
+    pub fn nominal_variances(&self, variances: &mut Vec<f64>) -> f64 {
+        #[allow(clippy::cast_precision_loss)]
+        let degrees = (self.effective - self.rank as f64 - self.spent).max(0.0);
         variances.extend(self.residual.iter().map(|residual| if degrees > 0.0 { residual / degrees } else { f64::NAN }));
+        degrees
     }
 
     /// Multiplies the weight of everything known by `factor` in (0, 1]; the coefficients stay.
@@ -280,6 +331,8 @@ impl Information {
         self.factor.discount(factor);
         self.residual.iter_mut().for_each(|residual| *residual *= factor);
         self.effective *= factor;
+        self.penalty *= factor;
+        self.spent_now = OnceLock::new();
         self.covariance.clear();
         self.covariance_errors.clear();
     }
@@ -489,6 +542,7 @@ impl Information {
     /// Counts a row that was learnt.
     fn count(&mut self, weight: f64, leverage: f64, forgetting_factor: f64) {
         self.effective *= forgetting_factor;
+        self.penalty *= forgetting_factor;
         if weight > 0.0 {
             if leverage > NEW_DIRECTION && self.rank < self.width() {
                 self.rank += 1;
@@ -506,6 +560,7 @@ impl Information {
         self.covariance.clear();
         self.covariance_errors.clear();
         self.current = OnceLock::new();
+        self.spent_now = OnceLock::new();
     }
 
     /// Takes a row out that was learnt before: x (p), y (q), and the weight it has now, which is the one it came with times what
@@ -570,14 +625,15 @@ impl Information {
             self.rank as u64,
             self.updates,
             self.covariance.len() as u64,
+            self.prior.len() as u64,
         ] {
             bytes.extend_from_slice(&whole.to_le_bytes());
         }
         let slopes: Vec<f64> = origin.slopes.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
-        let single = [self.effective, self.spent, self.maximum_leverage, origin.intercept_root, self.removal_cost];
+        let single = [self.effective, self.spent, self.maximum_leverage, origin.intercept_root, self.removal_cost, self.penalty];
         let (triangle, moments) = self.factor.packed();
         let slopes_low: Vec<f64> = origin.slopes_low.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
-        let lists: [&[f64]; 12] = [
+        let lists: [&[f64]; 13] = [
             &single,
             &origin.centre,
             &origin.scale,
@@ -590,6 +646,7 @@ impl Information {
             &moments,
             &self.factor.energy,
             &self.residual,
+            &self.prior,
         ];
         for value in lists.into_iter().flatten() {
             bytes.extend_from_slice(&value.to_le_bytes());
@@ -625,24 +682,30 @@ impl Information {
         if covariances != 0 && covariances != responses {
             return Err(Error::Encoding);
         }
+        let priors = usize::try_from(u64::from_le_bytes(word()?)).map_err(|_| Error::Encoding)?;
         let width = predictors.checked_add(usize::from(intercept)).ok_or(Error::Encoding)?;
         // Sizes are held against what is there before anything is allocated.
         let cells =
             |rows: usize, columns: usize| rows.checked_mul(columns).filter(|cells| *cells <= bytes.len() / 8).ok_or(Error::Encoding);
         let packed = cells(width, width + 1).or_else(|_| cells(width, width.div_ceil(2) + 1)).map(|_| width * (width + 1) / 2)?;
+        let slopes = cells(predictors, responses)?;
+        if priors != 0 && priors != slopes {
+            return Err(Error::Encoding);
+        }
         let lengths = [
-            5,
+            6,
             predictors,
             predictors,
             responses,
-            cells(predictors, responses)?,
-            cells(predictors, responses)?,
+            slopes,
+            slopes,
             if intercept { responses } else { 0 },
             predictors,
             packed,
             cells(width, responses)?,
             width,
             responses,
+            priors,
         ];
         let mut lists = Vec::with_capacity(lengths.len());
         for length in lengths {
@@ -698,6 +761,9 @@ impl Information {
             effective: single[0],
             rank,
             spent: single[1],
+            penalty: single[5],
+            prior: next()?,
+            spent_now: OnceLock::new(),
             maximum_leverage: single[2],
             updates,
             removal_cost: single[4],
