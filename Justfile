@@ -27,6 +27,10 @@ bench *arguments:
 bench-upload:
     cargo bench --locked --bench upload
 
+# Time durable updates beside SQLite; arguments pick parts: `just bench-updates single stream models`
+bench-updates *arguments:
+    cargo bench --locked --bench updates -- {{ arguments }}
+
 # Start the release binary and run the README's tour against it
 smoke:
     cargo build --release --locked
