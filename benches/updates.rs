@@ -246,6 +246,7 @@ async fn models(place: &Path, count: usize) -> Outcome<()> {
     let begun = Instant::now();
     let server = Server::start(&database, &[])?;
     let ready = begun.elapsed().as_secs_f64();
+    let spent = server.processor_seconds()?;
     let after_start = server.memory("VmRSS")?;
     writeln!(out, "{count} models of {PREDICTORS} predictors, each with {LEARNT} updates after its fit, {AT_ONCE} at once")?;
     let mut line = |what: &str, seconds: f64, rest: String| writeln!(out, "{what:<52} {seconds:>9.1} s  {rest}");
@@ -256,6 +257,7 @@ async fn models(place: &Path, count: usize) -> Outcome<()> {
         ready,
         format!("{:.0} rows/s replayed, the goal of less than {READY:.0} s is {}", (count * LEARNT) as f64 / ready, judged(ready < READY)),
     )?;
+    line("  processor time of the server", spent, String::new())?;
     let mut line = |what: &str, memory: f64| {
         writeln!(out, "{what:<52} {memory:>9.1} MiB, {:.1} KiB a model", (memory - empty) * 1024.0 / count as f64)
     };

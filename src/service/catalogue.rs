@@ -23,6 +23,8 @@ pub(crate) const SERVED: &str = "served";
 /// Always the newest version; not stored and not to be moved.
 pub(crate) const LATEST: &str = "latest";
 
+/// Records of the log that are read at once.
+const RECORDS: u32 = 256;
 /// States of the past that a version keeps in memory.
 const PAST: usize = 8;
 
@@ -178,13 +180,16 @@ async fn load(connection: &mut store::Connection, version: &Version, until: Opti
     let mut state = starting_at(connection, version, until).await?;
     let known = state.sequence();
     while state.sequence() < until {
-        let records = store::updates::after(connection, version.id, state.sequence(), 256).await?;
+        let records = store::updates::after(connection, version.id, state.sequence(), RECORDS).await?;
         let Some(first) = records.first() else { break };
         if state.sequence() == known && first.first_sequence > known + 1 {
             return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
         }
         for record in records.iter().take_while(|record| record.first_sequence <= until) {
             learn::replay(version, &mut state, record, until)?;
+        }
+        if records.len() < RECORDS as usize {
+            break;
         }
     }
     if until != u64::MAX && state.sequence() < until {
