@@ -31,6 +31,10 @@ bench-online *arguments:
 bench-upload:
     cargo bench --locked --bench upload
 
+# Time durable updates beside SQLite; arguments pick parts: `just bench-updates single stream models`
+bench-updates *arguments:
+    cargo bench --locked --bench updates -- {{ arguments }}
+
 # Start the release binary and run the README's tour against it
 smoke:
     cargo build --release --locked

@@ -5,21 +5,20 @@
 //! `cargo bench --bench upload`. The peers take turns within a round, so that a noisy machine is noisy for all of them, and medians are told.
 //! `LSQD_BENCH_ROWS`, `LSQD_BENCH_ROUNDS` and `LSQD_BENCH_FOLDER` (where the files lie; a folder of the system's otherwise) change the setting.
 
-use std::error::Error;
+mod under_test;
+
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Seek as _, Write as _};
-use std::net::TcpStream;
+use std::io::{BufReader, BufWriter, Seek as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use under_test::{Outcome, Server, median, setting};
 
 const COLUMNS: usize = 20;
 const SEED: u64 = 1805;
@@ -38,10 +37,7 @@ fn main() -> Outcome<()> {
     }
     let rows = setting("LSQD_BENCH_ROWS", 1_000_000)?;
     let rounds = setting("LSQD_BENCH_ROUNDS", 3)?;
-    let folder = match std::env::var_os("LSQD_BENCH_FOLDER") {
-        Some(path) => tempfile::tempdir_in(path)?,
-        None => tempfile::tempdir()?,
-    };
+    let folder = under_test::folder()?;
     let mut out = std::io::stdout();
     let table = folder.path().join("table.csv");
     write_table(&table, rows)?;
@@ -65,23 +61,23 @@ fn main() -> Outcome<()> {
         let place = folder.path().join(format!("round-{round}"));
         std::fs::create_dir(&place)?;
         parsing.push(parse(&table, rows)?);
-        let server = Server::start(&place.join("lsqd.db"))?;
+        let server = Server::start(&place.join("lsqd.db"), &[])?;
         let (begun, spent) = (Instant::now(), server.processor_seconds()?);
         server.request(
             &format!("PUT /v1/datasets/table HTTP/1.1\r\ncontent-length: {}", std::fs::metadata(&table)?.len()),
             "201",
-            Some(&table),
+            |stream| std::io::copy(&mut File::open(&table)?, stream).map(drop),
         )?;
         uploading.push(begun.elapsed().as_secs_f64());
         uploading_cpu.push(server.processor_seconds()? - spent);
-        after_upload = after_upload.max(server.peak_memory()?);
+        after_upload = after_upload.max(server.memory("VmHWM")?);
         let fit = format!(r#"{{"dataset":"table","target":"c{COLUMNS}"}}"#);
         let head = "POST /v1/models/model/fits HTTP/1.1\r\nprefer: wait=600\r\ncontent-type: application/json";
         let (begun, spent) = (Instant::now(), server.processor_seconds()?);
-        server.request(&format!("{head}\r\ncontent-length: {}\r\n\r\n{fit}", fit.len()), "201", None)?;
+        server.request(&format!("{head}\r\ncontent-length: {}", fit.len()), "201", |stream| stream.write_all(fit.as_bytes()))?;
         fitting.push(begun.elapsed().as_secs_f64());
         fitting_cpu.push(server.processor_seconds()? - spent);
-        after_fit = after_fit.max(server.peak_memory()?);
+        after_fit = after_fit.max(server.memory("VmHWM")?);
         drop(server);
         blobs.push(write_blobs(&place.join("blobs.db"), stored)?);
         file.push(write_file(&place.join("file"), stored)?);
@@ -113,19 +109,6 @@ fn main() -> Outcome<()> {
         writeln!(out, "peak memory of the server after the {when:<8} {peak:>8.1} MiB  {judged}: less than {MEMORY:.0} MiB is asked for")?;
     }
     Ok(())
-}
-
-fn setting(name: &str, usual: usize) -> Outcome<usize> {
-    Ok(match std::env::var(name) {
-        Ok(text) => text.parse::<usize>()?.max(1),
-        Err(_) => usual,
-    })
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
 /// Floats of full precision, uniform in [0, 1); the last column is a linear function of the others and noise.
@@ -172,81 +155,6 @@ fn parse(path: &Path, rows: usize) -> Outcome<f64> {
         parsed += batch.num_rows();
     }
     if parsed == rows { Ok(begun.elapsed().as_secs_f64()) } else { Err("arrow-csv read another number of rows".into()) }
-}
-
-/// The server under test; ended when dropped.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(database: &Path) -> Outcome<Self> {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_lsqd"))
-            .args(["--listen", "127.0.0.1:0", "--database"])
-            .arg(database)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut first = String::new();
-        let read = process.stdout.take().map(|banner| BufReader::new(banner).read_line(&mut first)).transpose();
-        let mut server = Self { process, address: String::new() };
-        read?;
-        let (_, address) = first.trim_end().rsplit_once("http://").ok_or("the server did not say where it listens")?;
-        address.clone_into(&mut server.address);
-        let begun = Instant::now();
-        while server.request("GET /readyz HTTP/1.1", "200", None).is_err() {
-            if begun.elapsed() > Duration::from_secs(30) {
-                return Err("the server did not become ready".into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(server)
-    }
-
-    /// Sends a request, and a file as its body; the answer must be of that status.
-    fn request(&self, head: &str, status: &str, file: Option<&Path>) -> Outcome<()> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        let (first, rest) = head.split_once("\r\n").unwrap_or((head, ""));
-        let mut head = format!("{first}\r\nhost: {}\r\nconnection: close\r\n{rest}", self.address);
-        if !head.contains("\r\n\r\n") {
-            head.truncate(head.trim_end().len());
-            head.push_str("\r\n\r\n");
-        }
-        stream.write_all(head.as_bytes())?;
-        if let Some(path) = file {
-            std::io::copy(&mut File::open(path)?, &mut stream)?;
-        }
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if answer.split(' ').nth(1) == Some(status) { Ok(()) } else { Err(format!("{first}: {answer}").into()) }
-    }
-
-    /// The largest resident set so far, in MiB.
-    fn peak_memory(&self) -> Outcome<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("the system does not tell the peak of memory")?;
-        Ok(line.trim().trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
-    }
-
-    /// Seconds of processor time so far, of all threads, in user and system mode; ticks are hundredths on every Linux.
-    fn processor_seconds(&self) -> Outcome<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        let (_, fields) = status.rsplit_once(')').ok_or("the system does not tell processor time")?;
-        let mut ticks = 0.0;
-        for field in fields.split_whitespace().skip(11).take(2) {
-            ticks += field.parse::<f64>()?;
-        }
-        Ok(ticks / 100.0)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Its database goes with the folder; there is nothing to be ended in order.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// Seconds that SQLite needs to store that many bytes durably.

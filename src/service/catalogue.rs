@@ -23,6 +23,8 @@ pub(crate) const SERVED: &str = "served";
 /// Always the newest version; not stored and not to be moved.
 pub(crate) const LATEST: &str = "latest";
 
+/// Records of the log that are read at once.
+const RECORDS: u32 = 256;
 /// States of the past that a version keeps in memory.
 const PAST: usize = 8;
 
@@ -178,13 +180,16 @@ async fn load(connection: &mut store::Connection, version: &Version, until: Opti
     let mut state = starting_at(connection, version, until).await?;
     let known = state.sequence();
     while state.sequence() < until {
-        let records = store::updates::after(connection, version.id, state.sequence(), 256).await?;
+        let records = store::updates::after(connection, version.id, state.sequence(), RECORDS).await?;
         let Some(first) = records.first() else { break };
         if state.sequence() == known && first.first_sequence > known + 1 {
             return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
         }
         for record in records.iter().take_while(|record| record.first_sequence <= until) {
             learn::replay(version, &mut state, record, until)?;
+        }
+        if records.len() < RECORDS as usize {
+            break;
         }
     }
     if until != u64::MAX && state.sequence() < until {
@@ -271,6 +276,9 @@ impl Model {
     }
 }
 
+/// A model, a version of it, and the state in which an alias holds that.
+pub(crate) type Resolved = (Arc<Model>, Arc<Version>, Option<Arc<State>>);
+
 /// All models by name.
 #[derive(Debug, Default)]
 pub struct Catalogue {
@@ -300,7 +308,7 @@ impl Catalogue {
     }
 
     /// The model and version that `name`, `name@alias` or `name@version` means, and the state in which the alias holds it.
-    pub(crate) fn resolve(&self, reference: &str) -> Result<(Arc<Model>, Arc<Version>, Option<Arc<State>>), ServiceError> {
+    pub(crate) fn resolve(&self, reference: &str) -> Result<Resolved, ServiceError> {
         let (text, which) = reference.rsplit_once('@').map_or((reference, SERVED), |(text, which)| (text, which));
         let model = self.model(text)?;
         let (version, held) = match model.find(which) {

@@ -2,7 +2,7 @@
 //! who was away for a moment can catch up; who was away for longer is told of the gap.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -38,15 +38,22 @@ fn process() -> &'static str {
 }
 
 /// The events of one model.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Channel {
-    kept: Mutex<VecDeque<Arc<Event>>>,
-    sender: broadcast::Sender<Arc<Event>>,
+    inner: Mutex<Inner>,
 }
 
-impl Default for Channel {
-    fn default() -> Self {
-        Self { kept: Mutex::default(), sender: broadcast::channel(LAG).0 }
+#[derive(Debug, Default)]
+struct Inner {
+    kept: VecDeque<Arc<Event>>,
+    /// There while somebody listens: its slots weigh more than a model does, and most models have no listener.
+    sender: Option<broadcast::Sender<Arc<Event>>>,
+}
+
+impl Inner {
+    /// The number of the newest event, 0 if there was none.
+    fn newest(&self) -> u64 {
+        self.kept.back().map_or(0, |event| event.number)
     }
 }
 
@@ -64,22 +71,29 @@ pub struct Listening {
 impl Channel {
     /// Tells everyone.
     pub(crate) fn send(&self, kind: &'static str, data: &Value) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = kept.back().map_or(0, |event| event.number) + 1;
+        let mut inner = self.inner();
+        let number = inner.newest() + 1;
         let event = Arc::new(Event { number, kind, data: data.to_string() });
-        kept.push_back(event.clone());
-        if kept.len() > KEPT {
-            kept.pop_front();
+        inner.kept.push_back(event.clone());
+        if inner.kept.len() > KEPT {
+            inner.kept.pop_front();
         }
-        // Under the lock, so that who listens misses none and gets none twice. That nobody listens is no error.
-        let _ = self.sender.send(event);
+        // Under the lock, so that who listens misses none and gets none twice. It fails when nobody listens any more.
+        if inner.sender.as_ref().is_some_and(|sender| sender.send(event).is_err()) {
+            inner.sender = None;
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Events after the one of that id, or only those to come.
     #[must_use]
     pub fn listen(&self, after: Option<&str>) -> Listening {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = self.sender.subscribe();
+        let mut inner = self.inner();
+        let next = inner.sender.get_or_insert_with(|| broadcast::channel(LAG).0).subscribe();
+        let kept = &inner.kept;
         let Some(after) = after else { return Listening { gap: false, missed: Vec::new(), next } };
         let number = after.split_once('-').filter(|(of, _)| *of == process()).and_then(|(_, number)| number.parse::<u64>().ok());
         let oldest = kept.front().map_or(1, |event| event.number);
@@ -91,8 +105,7 @@ impl Channel {
     /// The id of the newest event, or one from which all are to come.
     #[must_use]
     pub fn newest(&self) -> String {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        format!("{}-{}", process(), kept.back().map_or(0, |event| event.number))
+        format!("{}-{}", process(), self.inner().newest())
     }
 
     pub(crate) fn alias(&self, alias: &str, version: Option<u64>, sequence: Option<u64>) {
@@ -102,6 +115,7 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -119,5 +133,18 @@ mod tests {
         assert!(channel.listen(Some(&last)).gap);
         assert!(!channel.listen(Some(&channel.newest())).gap);
         assert!(channel.listen(Some("0-17")).gap);
+    }
+    #[tokio::test]
+    async fn who_listens_is_told_and_who_has_left_weighs_nothing() {
+        let channel = Channel::default();
+        let mut one = channel.listen(None).next;
+        channel.send("updates", &json!({}));
+        assert_eq!(one.recv().await.unwrap().number, 1);
+        drop(one);
+        channel.send("updates", &json!({}));
+        assert!(channel.inner().sender.is_none());
+        let mut other = channel.listen(None).next;
+        channel.send("updates", &json!({}));
+        assert_eq!(other.recv().await.unwrap().number, 3);
     }
 }

@@ -23,6 +23,7 @@ mod stream;
 mod update;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +50,9 @@ use crate::telemetry;
 
 /// How long replies stay behind their `Idempotency-Key`, and ended jobs behind their id.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+
+/// Versions that are loaded at start over one reading connection before it goes back to its pool, where another loader may wait for it.
+const VERSIONS_AT_ONCE: usize = 64;
 
 /// Settings of the service.
 #[derive(Clone, Copy, Debug)]
@@ -151,15 +155,7 @@ impl Service {
         let held: Vec<_> = aliases.iter().filter_map(|row| Some((row.model, row.alias.clone(), row.version, row.sequence?))).collect();
         self.catalogue.fill(models, versions, aliases)?;
         let models = self.catalogue.all();
-        let mut loaded = 0;
-        for model in models.values() {
-            for target in model.aliases.values() {
-                if let Some(version) = model.versions.get(&target.version) {
-                    version.state(&self.store).await?;
-                    loaded += 1;
-                }
-            }
-        }
+        let loaded = self.load(&models).await?;
         for (id, alias, number, sequence) in held {
             let Some(model) = models.values().find(|model| model.id == id) else { continue };
             let Some(version) = model.versions.get(&number) else { continue };
@@ -177,6 +173,32 @@ impl Service {
         tokio::spawn(datasets::sweep(self.writer.clone(), self.pins.clone()));
         tokio::spawn(label::sweep(self.writer.clone(), self.stopping.subscribe()));
         Ok(())
+    }
+
+    /// Brings the states of the versions behind aliases into memory, shared out between the cores: replaying a log is mostly arithmetic.
+    async fn load(&self, models: &BTreeMap<String, Arc<Model>>) -> Result<usize, ServiceError> {
+        let pointed = |model: &Arc<Model>| -> Vec<_> {
+            model.aliases.values().filter_map(|target| model.versions.get(&target.version).cloned()).collect()
+        };
+        let versions: Vec<Arc<Version>> = models.values().flat_map(pointed).collect();
+        let loaders = self.pool.available_permits().max(1);
+        let mut loading = tokio::task::JoinSet::new();
+        for loader in 0..loaders {
+            let (store, share) = (self.store.clone(), versions.iter().skip(loader).step_by(loaders).cloned().collect::<Vec<_>>());
+            loading.spawn(async move {
+                for some in share.chunks(VERSIONS_AT_ONCE) {
+                    let mut connection = store.read().await?;
+                    for version in some {
+                        version.state_in(&mut connection).await?;
+                    }
+                }
+                Ok::<_, ServiceError>(())
+            });
+        }
+        while let Some(loaded) = loading.join_next().await {
+            loaded.map_err(|_| ServiceError::Internal("loading a version was broken off"))??;
+        }
+        Ok(versions.len())
     }
 
     /// Whether requests can be answered: migrated, replayed, the disk written without fault, and not stopping.

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +25,10 @@ const OPERATIONS: usize = 32;
 const UPDATES: usize = 4096;
 /// Messages that may wait; past that, callers do.
 const QUEUE: usize = 1024;
+/// Longest wait for those who were in the last group to come again, whatever a commit takes.
+const LONGEST_GATHERING: Duration = Duration::from_millis(5);
+/// Between two looks at the queue while gathering.
+const LOOK: Duration = Duration::from_micros(20);
 
 /// Something to be done inside a write transaction.
 trait Operation: Send {
@@ -173,6 +178,7 @@ async fn run(
     let mut operations = Vec::new();
     let mut updates = Vec::new();
     let mut held = None;
+    let mut pace = Pace::default();
     loop {
         let Some(first) = (match held.take() {
             Some(message) => Some(message),
@@ -181,6 +187,7 @@ async fn run(
             break;
         };
         let mut next = Some(first);
+        let begun = Instant::now();
         while let Some(message) = next.take() {
             match message {
                 Message::Operation(operation) if operation.is_alone() && operations.is_empty() && updates.is_empty() => {
@@ -199,15 +206,22 @@ async fn run(
                 }
             }
             next = queue.try_recv().ok();
+            while next.is_none() && operations.is_empty() && pace.gathers(updates.len(), begun.elapsed()) {
+                // The thread is the writer's own: nobody else waits for it.
+                std::thread::sleep(LOOK);
+                next = queue.try_recv().ok();
+            }
         }
         if operations.is_empty() && updates.is_empty() {
             continue;
         }
+        let (size, begun) = (updates.len(), Instant::now());
         let outcome = if broken.load(Ordering::Acquire) {
             Err(ServiceError::Unavailable("the database can no longer be written"))
         } else {
             commit_group(&mut connection, &mut operations, &mut updates, drifts).await
         };
+        pace = Pace { updates: size, commit: begun.elapsed() };
         if let Err(error) = outcome {
             if let ServiceError::Store(cause) = &error {
                 tracing::error!(error = %cause, "a commit failed; nothing in it was acknowledged");
@@ -226,6 +240,22 @@ async fn run(
     }
     if let Err(error) = store::close_writer(connection).await {
         tracing::error!(%error, "closing the database failed");
+    }
+}
+
+/// What the last group was like. Many who update do so again as soon as they are answered: the first of them would have a commit of its own
+/// while the others wait for it. So the next group waits for as many as there were in the last, but no longer than a commit takes; who
+/// updates alone is never made to wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    updates: usize,
+    commit: Duration,
+}
+
+impl Pace {
+    /// Whether a group of so many updates, gathered for so long, waits for more.
+    fn gathers(self, updates: usize, waited: Duration) -> bool {
+        updates < self.updates && waited < self.commit.min(LONGEST_GATHERING)
     }
 }
 
@@ -292,4 +322,23 @@ async fn apply_group(
     }
     let learnt = learn::apply(connection, updates).await?;
     Ok((outcomes, learnt))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_waits_for_those_of_the_last_but_not_longer_than_a_commit() {
+        let millis = Duration::from_millis;
+        let pace = Pace { updates: 64, commit: millis(2) };
+        assert!(pace.gathers(1, millis(0)) && pace.gathers(63, millis(1)));
+        assert!(!pace.gathers(64, millis(0)), "all are there");
+        assert!(!pace.gathers(1, millis(2)), "a commit would have been over");
+        let slow = Pace { updates: 64, commit: millis(900) };
+        assert!(slow.gathers(1, millis(4)) && !slow.gathers(1, LONGEST_GATHERING));
+        let alone = Pace { updates: 1, commit: millis(2) };
+        assert!(!alone.gathers(1, millis(0)), "who updates alone was made to wait");
+        assert!(!Pace::default().gathers(0, millis(0)));
+    }
 }

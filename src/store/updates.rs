@@ -190,7 +190,12 @@ pub async fn add_event(writer: &mut Connection, version: i64, event: &str, seque
 }
 
 pub(super) fn floats_to_bytes(values: &[f64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    // Room for a checksum too; word by word, since an iterator of bytes does not say how many there are.
+    let mut bytes = Vec::with_capacity(size_of_val(values) + size_of::<u32>());
+    for value in values {
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    bytes
 }
 
 pub(super) fn floats_from_bytes(bytes: &[u8], what: &'static str) -> Result<Vec<f64>, StoreError> {
