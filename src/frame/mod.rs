@@ -4,6 +4,7 @@
 //! with a [`Summary`] in the end. The functions of [`rows`] parse a request's rows straight into a row-major buffer of floats by an
 //! [`InputSchema`]. Faults name the row and the column. Not here: storage, HTTP, anything that solves.
 
+pub mod arrow_stream;
 mod batches;
 pub mod codec;
 mod fault;

@@ -11,10 +11,10 @@ use super::input::{InputKind, InputSchema, Spelling, Unseen};
 use super::scan::{Broken, Literal, Scan, plain_decimal};
 
 /// The member or column that holds a row's event id.
-const ID: &str = "_id";
+pub(super) const ID: &str = "_id";
 
 /// Longest name of the caller's that a fault repeats, and longest id, in characters.
-const LONGEST: usize = 128;
+pub(super) const LONGEST: usize = 128;
 
 /// Rows of a request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -196,7 +196,7 @@ const NO_TEXT: Refusal = "is not text";
 const NESTED: Refusal = "is an array or an object, not one value";
 const UNSEEN: Refusal = "this category was not seen in training";
 const TWICE: Refusal = "stands twice in the row";
-const NO_ID: Refusal = "is not text of 1 to 128 characters";
+pub(super) const NO_ID: Refusal = "is not text of 1 to 128 characters";
 const NO_UTF8: Refusal = "is not UTF-8";
 const AFTER_QUOTE: Refusal = "has text after its closing quote";
 
@@ -575,7 +575,7 @@ pub(super) fn escaped(name: &str) -> String {
 }
 
 /// Whether text of the caller's is short enough.
-fn repeatable(text: &str) -> bool {
+pub(super) fn repeatable(text: &str) -> bool {
     // A character has at most four bytes.
     text.len() <= LONGEST || (text.len() <= 4 * LONGEST && text.chars().count() <= LONGEST)
 }

@@ -347,7 +347,8 @@ fn half(bits: u16) -> f64 {
     if bits & 0x8000 == 0 { size } else { -size }
 }
 
-fn of_number(value: f64, exact: Option<i128>, place: usize, schema: &InputSchema) -> Result<f64, Refusal> {
+/// A number as the cell of an input; `exact` is the whole number that it was.
+pub(super) fn of_number(value: f64, exact: Option<i128>, place: usize, schema: &InputSchema) -> Result<f64, Refusal> {
     let input = &schema.inputs()[place];
     if value.is_nan() {
         return missing(input.required);
@@ -368,7 +369,8 @@ fn of_number(value: f64, exact: Option<i128>, place: usize, schema: &InputSchema
     }
 }
 
-fn of_boolean(value: bool, place: usize, schema: &InputSchema) -> Result<f64, Refusal> {
+/// A boolean as the cell of an input.
+pub(super) fn of_boolean(value: bool, place: usize, schema: &InputSchema) -> Result<f64, Refusal> {
     match &schema.inputs()[place].kind {
         InputKind::Number | InputKind::Integer => Err(NO_NUMBER),
         InputKind::Boolean => Ok(f64::from(u8::from(value))),

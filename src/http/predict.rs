@@ -10,6 +10,7 @@ use super::extract::Path;
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::Fault;
+use crate::frame::arrow_stream::{Answered, parse_arrow, write_arrow};
 use crate::frame::reply::{push_csv_cell, push_json_string, push_number};
 use crate::frame::rows::{ParseError, Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::model::PredictionId;
@@ -29,12 +30,16 @@ impl From<ParseError> for ServiceError {
     }
 }
 
+/// An Arrow stream.
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+
 /// How rows come in and answers go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     Json,
     Ndjson,
     Csv,
+    Arrow,
 }
 
 impl Dialect {
@@ -44,7 +49,11 @@ impl Dialect {
             None | Some("application/json" | "application/x-www-form-urlencoded") => Ok(Self::Json),
             Some("application/x-ndjson" | "application/ndjson") => Ok(Self::Ndjson),
             Some("text/csv") => Ok(Self::Csv),
-            Some(_) => Err(ApiError::new(Code::UnsupportedMediaType, "rows come as application/json, application/x-ndjson or text/csv")),
+            Some(ARROW) => Ok(Self::Arrow),
+            Some(_) => {
+                let detail = format!("rows come as application/json, application/x-ndjson, text/csv or {ARROW}");
+                Err(ApiError::new(Code::UnsupportedMediaType, detail))
+            }
         }
     }
 
@@ -53,6 +62,7 @@ impl Dialect {
             Self::Json => "application/json",
             Self::Ndjson => "application/x-ndjson",
             Self::Csv => "text/csv; charset=utf-8",
+            Self::Arrow => ARROW,
         })
     }
 }
@@ -91,6 +101,7 @@ pub(super) async fn predict(
             }
             Dialect::Ndjson => parse_ndjson(&body, 1, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
             Dialect::Csv => parse_csv(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
+            Dialect::Arrow => parse_arrow(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
         }
         Ok((rows, question, at, remember))
     };
@@ -105,16 +116,20 @@ pub(super) async fn predict(
         Some((cells, count)) => Some(app.service.remember(&predicted.version, cells, count).await?),
         None => None,
     };
-    let write = move || {
+    let write = move || -> Result<(Vec<u8>, String), ApiError> {
+        let tag = format!("{}-{}", predicted.version.number, predicted.sequence);
+        if dialect == Dialect::Arrow {
+            return Ok((write_table(&predicted, ids.as_deref(), wanted)?, tag));
+        }
         let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
         match dialect {
             Dialect::Json => write_json(&mut out, &predicted, ids.as_deref(), wanted),
             Dialect::Ndjson => write_lines(&mut out, &predicted, ids.as_deref(), wanted),
-            Dialect::Csv => write_csv(&mut out, &predicted, ids.as_deref(), wanted),
+            Dialect::Csv | Dialect::Arrow => write_csv(&mut out, &predicted, ids.as_deref(), wanted),
         }
-        (out, format!("{}-{}", predicted.version.number, predicted.sequence))
+        Ok((out, tag))
     };
-    let (out, tag) = if large { off_thread(move || Ok(write())).await? } else { write() };
+    let (out, tag) = if large { off_thread(write).await? } else { write()? };
     let mut response = Response::new(Body::from(Bytes::from(out)));
     response.headers_mut().insert(header::CONTENT_TYPE, dialect.media());
     if dialect != Dialect::Json
@@ -369,6 +384,35 @@ fn write_lines(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[Predictio
         }
         out.extend_from_slice(b"}\n");
     }
+}
+
+/// A column a figure; with several targets each carries the target's name.
+fn write_table(predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) -> Result<Vec<u8>, ServiceError> {
+    let (answer, targets) = (&predicted.answer, &predicted.version.document.target);
+    let count = targets.len().max(1);
+    let rows = answer.predictions.len() / count;
+    let mut owned = Vec::new();
+    for (name, values) in [("prediction", &answer.predictions), ("lower", &answer.lower), ("upper", &answer.upper)] {
+        if values.is_empty() && name != "prediction" {
+            continue;
+        }
+        for (place, target) in targets.iter().enumerate() {
+            let name = if count == 1 { name.to_owned() } else { format!("{target}_{name}") };
+            owned.push((name, values.iter().skip(place).step_by(count).copied().collect::<Vec<f64>>()));
+        }
+    }
+    let mut columns: Vec<(String, Answered<'_>)> = owned.iter().map(|(name, values)| (name.clone(), Answered::Numbers(values))).collect();
+    if wanted.leverage {
+        columns.push(("leverage".to_owned(), Answered::Numbers(&answer.leverage)));
+    }
+    if wanted.extrapolates {
+        columns.push(("extrapolates".to_owned(), Answered::Booleans(&answer.extrapolates)));
+    }
+    if let Some(ids) = ids {
+        columns.push(("prediction_id".to_owned(), Answered::Texts(ids.iter().map(ToString::to_string).collect())));
+    }
+    let metadata = [("lsqd-version-sequence".to_owned(), format!("{}-{}", predicted.version.number, predicted.sequence))];
+    write_arrow(columns, rows, metadata).map_err(|_| ServiceError::Internal("an Arrow stream could not be written"))
 }
 
 /// A header and one line a row; with several targets each column carries the target's name.

@@ -13,6 +13,7 @@ use super::middleware::RequestId;
 use super::predict::{Dialect, off_thread, push_rows};
 use super::wire::{Fields, refuse};
 use super::{App, extract};
+use crate::frame::arrow_stream::parse_arrow;
 use crate::frame::reply::push_json_string;
 use crate::frame::rows::{Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::frame::{Fault, Lines};
@@ -54,7 +55,7 @@ pub(super) async fn learn(
 /// What the lines of a stream are; `None` when the request is to be answered as a whole.
 fn lines(dialect: Dialect, headers: &HeaderMap, body: &Body) -> Option<Lines> {
     let lines = match dialect {
-        Dialect::Json => return None,
+        Dialect::Json | Dialect::Arrow => return None,
         Dialect::Ndjson => Lines::Plain,
         Dialect::Csv => Lines::Records,
     };
@@ -152,6 +153,7 @@ async fn whole(app: App, name: String, dialect: Dialect, wanted: Wanted, headers
             }
             Dialect::Ndjson => parse_ndjson(&body, 1, &learning.update_inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
             Dialect::Csv => parse_csv(&body, &learning.update_inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
+            Dialect::Arrow => parse_arrow(&body, &learning.update_inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
         }
         Ok(rows)
     };

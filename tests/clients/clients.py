@@ -8,6 +8,7 @@ import sys
 import urllib.request
 
 import numpy as np
+import pyarrow as pa
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
@@ -117,10 +118,47 @@ def with_triton(address):
     print("tritonclient.http: as lsqd says itself")
 
 
+def arrow(address, path, table):
+    """Sends a table as an Arrow stream; what comes back as bytes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        # Several batches, as a client that reads a large file sends them.
+        writer.write_table(table, max_chunksize=7)
+    media = "application/vnd.apache.arrow.stream"
+    request = urllib.request.Request(address + path, sink.getvalue().to_pybytes(), {"content-type": media}, method="POST")
+    with urllib.request.urlopen(request) as reply:
+        return reply.headers["content-type"], reply.read()
+
+
+def with_arrow(address):
+    """pyarrow: rows in and answers out as Arrow streams, dictionaries and whole numbers among them; rows to learn."""
+    random = np.random.default_rng(3)
+    rows = random.standard_normal((20, 2))
+    table = pa.table({"b": rows[:, 1], "a": pa.array(rows[:, 0], pa.float64())})
+    own = call(address, "POST", "/v1/models/clients-plane/predict", {"columns": ["a", "b"], "data": rows.tolist()})
+    media, body = arrow(address, "/v1/models/clients-plane/predict?interval=prediction", table)
+    assert media == "application/vnd.apache.arrow.stream", media
+    reply = pa.ipc.open_stream(body).read_all()
+    equal("arrow", reply["prediction"].to_numpy(), own["predictions"])
+    equal("arrow", reply["leverage"].to_numpy(), own["leverage"])
+    assert reply.column_names == ["prediction", "lower", "upper", "leverage", "extrapolates"], reply.column_names
+    assert reply.schema.metadata[b"lsqd-version-sequence"] == b"1-0", reply.schema.metadata
+
+    mixed = {"x": pa.array([2, 7, 3], pa.int16()), "region": pa.array(["south", "north", "south"]).dictionary_encode()}
+    own = call(address, "POST", "/v1/models/clients-mixed/predict", {"rows": [{"x": x, "region": region} for x, region in zip([2, 7, 3], ["south", "north", "south"])]})
+    _, body = arrow(address, "/v1/models/clients-mixed/predict", pa.table(mixed))
+    equal("arrow, a dictionary", pa.ipc.open_stream(body).read_all()["prediction"].to_numpy(), own["predictions"])
+    mixed["y"] = pa.array([3.5, 7.5, 4.25], pa.float32())
+    _, body = arrow(address, "/v1/models/clients-mixed/updates", pa.table(mixed))
+    assert json.loads(body)["accepted"] == 3, body
+    print("pyarrow: as lsqd says itself")
+
+
 def main():
     address = sys.argv[1].rstrip("/")
     prepare(address)
     with_triton(address)
+    with_arrow(address)
 
 
 if __name__ == "__main__":

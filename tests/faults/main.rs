@@ -121,6 +121,31 @@ impl Client<'_> {
         Some(reply)
     }
 
+    /// Has a prediction remembered, and sends its label twice.
+    async fn label(&self, model: &str, row: [f64; 3]) {
+        let question = json!({"rows": [{"x": row[0], "z": row[1]}], "remember": true}).to_string();
+        let remembered = self.send("POST", &format!("/v1/models/{model}/predict"), &[], Some(question)).await;
+        let Some(id) = remembered.map(|reply| reply["prediction_ids"][0].clone()) else { return };
+        let labels = json!({"labels": [{"prediction_id": id, "value": row[2]}]}).to_string();
+        let mut told: Option<Value> = None;
+        for _ in 0..2 {
+            let reply = self.send("POST", &format!("/v1/models/{model}/labels"), &[], Some(labels.clone())).await;
+            match (&told, reply) {
+                (_, None) => {}
+                (None, Some(reply)) => {
+                    // Unless an earlier try was learnt that nobody was told of.
+                    if reply["accepted"] == 1 {
+                        self.acknowledged(Fact::row(model, reply["sequence"].as_u64().unwrap(), &row));
+                    }
+                    told = Some(reply);
+                }
+                (Some(first), Some(again)) => {
+                    assert_eq!((&again["predictions"], &again["accepted"]), (&first["predictions"], &json!(0)), "one label, two replies");
+                }
+            }
+        }
+    }
+
     /// Unlearns a row.
     async fn erase(&self, model: &str, sequence: u64) {
         self.disk.mark(Mark::Erasing { model: model.to_owned(), sequence });
@@ -194,6 +219,7 @@ async fn live(server: &Server, disk: &Disk) {
     }
     // The state is stored with these.
     client.learn("m", &(3..15).map(|number| cells(1, number)).collect::<Vec<_>>(), &[]).await;
+    client.label("m", cells(3, 0)).await;
     client.drop_dataset("old").await;
     client.erase("m", LEARNT - 5).await;
     client.drop_model("gone").await;
@@ -302,6 +328,7 @@ async fn busy(folder: &Path, disk: &Disk, seed: u64) {
             let client = &client;
             async move {
                 let model = ["a", "b", "c"][usize::try_from(writer).unwrap() % 3];
+                client.label(model, cells(seed * 100 + part * 10 + writer, 100)).await;
                 for number in 0..12 {
                     let key = format!("{part}-{writer}-{number}");
                     let keyed = [("idempotency-key", key.as_str())];
