@@ -196,7 +196,15 @@ async fn run(
                 }
                 Message::Operation(operation) if operations.len() < OPERATIONS && !operation.is_alone() => operations.push(operation),
                 Message::Checkpoint(reply) if operations.is_empty() && updates.is_empty() => {
-                    let _ = reply.send(store::checkpoint(&mut connection).await.map_err(Into::into));
+                    let folded = store::checkpoint(&mut connection).await;
+                    if let Err(cause) = &folded
+                        && is_final(cause)
+                    {
+                        tracing::error!(error = %cause, "the log could not be folded into the file");
+                        broken.store(true, Ordering::Release);
+                        alarm.send_replace(true);
+                    }
+                    let _ = reply.send(folded.map_err(Into::into));
                     break;
                 }
                 Message::Update(update) if updates.len() < UPDATES => updates.push(*update),

@@ -22,6 +22,26 @@ enum Change {
 }
 
 impl Change {
+    /// What is left of a change once a later one is durable.
+    fn without(self, later: &Self) -> Vec<Self> {
+        match (self, later) {
+            (Self::Write(offset, bytes), Self::Write(begin, over)) => {
+                let (begin, end) = (*begin, begin + over.len());
+                let before = begin.clamp(offset, offset + bytes.len()) - offset;
+                let after = end.clamp(offset, offset + bytes.len()) - offset;
+                let parts = [(offset, bytes[..before].to_vec()), (offset + after, bytes[after..].to_vec())];
+                parts.into_iter().filter(|(_, bytes)| !bytes.is_empty()).map(|(offset, bytes)| Self::Write(offset, bytes)).collect()
+            }
+            (Self::Write(offset, mut bytes), Self::Truncate(length)) => {
+                bytes.truncate(length.saturating_sub(offset));
+                if bytes.is_empty() { Vec::new() } else { vec![Self::Write(offset, bytes)] }
+            }
+            // It cannot cut what was written after it.
+            (Self::Truncate(length), Self::Write(begin, over)) if begin + over.len() > length => Vec::new(),
+            (Self::Truncate(length), _) => vec![Self::Truncate(length)],
+        }
+    }
+
     fn apply(&self, content: &mut Vec<u8>, keeps: &mut dyn FnMut() -> bool) {
         match self {
             Self::Truncate(length) => content.resize(*length, 0),
@@ -82,13 +102,17 @@ impl Folder {
             Event::Sync { file: name } => {
                 let file = self.files.entry(name.clone()).or_default();
                 let new = !std::mem::replace(&mut file.synced, true);
+                let mut left: Vec<(Change, bool)> = Vec::new();
                 for (change, lost) in std::mem::take(&mut file.pending) {
                     if lost {
-                        file.pending.push((change, true));
+                        left.push((change, true));
                     } else {
+                        // What an older change may still do, it has done before this one.
+                        left = left.into_iter().flat_map(|(older, _)| older.without(&change)).map(|older| (older, true)).collect();
                         change.apply(&mut file.durable, &mut || true);
                     }
                 }
+                file.pending = left;
                 if new && (name.ends_with("-wal") || name.ends_with("-journal")) {
                     self.files.retain(|_, file| !file.removed);
                 }
