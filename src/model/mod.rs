@@ -20,3 +20,4 @@ pub use specification::{
 };
 pub use state::{Memory, State};
 pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Refit, Selection, TargetRecord, ValidationRecord};
+pub use window::Window;

@@ -97,7 +97,7 @@ impl State {
     ///
     /// # Errors
     /// The rows cannot be read.
-    pub fn with_window(mut self, rows: &mut dyn lsq::RowSource, low: bool, size: u64) -> Result<Self, lsq::Error> {
+    pub fn with_window(self, rows: &mut dyn lsq::RowSource, low: bool, size: u64) -> Result<Self, lsq::Error> {
         let (predictors, responses) = (rows.predictors(), rows.responses());
         let mut window = Window::new(predictors, responses, low, size);
         let (mut high, mut rest, mut response) = (vec![0.0; predictors], vec![0.0; predictors], vec![0.0; responses]);
@@ -113,8 +113,14 @@ impl State {
             }
             Ok(())
         })?;
+        Ok(self.windowed(window))
+    }
+
+    /// The same with these rows as its window.
+    #[must_use]
+    pub fn windowed(mut self, window: Window) -> Self {
         self.window = Some(window);
-        Ok(self)
+        self
     }
 
     /// The same knowledge as a version of its own, at sequence 0.

@@ -16,7 +16,7 @@ const BLOCK: usize = 256;
 
 /// The last rows, oldest first.
 #[derive(Clone, Debug)]
-pub(super) struct Window {
+pub struct Window {
     /// Cells of a row: design (p), what rounding it left (p, or none), responses (q), weight.
     predictors: usize,
     responses: usize,
@@ -38,7 +38,9 @@ pub(super) struct WindowRow<'a> {
 }
 
 impl Window {
-    pub(super) fn new(predictors: usize, responses: usize, low: bool, size: u64) -> Self {
+    /// An empty one for `size` rows; `low` is whether design rows have low parts.
+    #[must_use]
+    pub fn new(predictors: usize, responses: usize, low: bool, size: u64) -> Self {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         Self { predictors, responses, low, size, blocks: VecDeque::new(), gone: 0, rows: 0 }
     }
@@ -55,7 +57,8 @@ impl Window {
         self.rows
     }
 
-    pub(super) fn push(&mut self, row: lsq::Row<'_>, response: &[f64], weight: f64) {
+    /// Takes a row in: p, q and its weight. Nothing goes out by itself.
+    pub fn push(&mut self, row: lsq::Row<'_>, response: &[f64], weight: f64) {
         let width = self.width();
         if self.blocks.back().is_none_or(|block| block.len() >= BLOCK * width) {
             self.blocks.push_back(Arc::new(Vec::with_capacity(BLOCK * width)));
@@ -110,7 +113,10 @@ impl Window {
     }
 
     /// The fit of all its rows.
-    pub(super) fn fit(&self, specification: &lsq::Specification<'_>) -> Result<lsq::Fit, lsq::Error> {
+    ///
+    /// # Errors
+    /// As [`lsq::fit`].
+    pub fn fit(&self, specification: &lsq::Specification<'_>) -> Result<lsq::Fit, lsq::Error> {
         let mut design = Mat::zeros(self.rows, self.predictors);
         let mut low = if self.low { Mat::zeros(self.rows, self.predictors) } else { Mat::new() };
         let mut response = Mat::zeros(self.rows, self.responses);

@@ -3,15 +3,13 @@
 
 use std::sync::Arc;
 
-use faer::Mat;
-
 use super::Service;
 use super::catalogue::{SERVED, Target, Version};
 use super::error::ServiceError;
 use crate::features::RowBuffer;
 use crate::lsq;
 use crate::model::monitor::Mark;
-use crate::model::{Document, FitRecord, Refit, State};
+use crate::model::{Document, FitRecord, Refit, State, Window};
 use crate::store::{self, Connection};
 
 /// A drift that asks for a refit.
@@ -112,39 +110,18 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
     let begun = std::time::Instant::now();
     let (features, targets) = (version.document.features.len(), version.document.target.len());
     let width = version.learning_width();
-    let rows = cells.len() / width;
-    let mut buffer = RowBuffer::default();
     let extended = version.design.is_extended();
-    let mut design = Mat::zeros(rows, version.design.width());
-    let mut low = if extended { Mat::zeros(rows, version.design.width()) } else { Mat::new() };
-    let mut response = Mat::zeros(rows, targets);
-    let mut weights = Vec::with_capacity(rows);
-    for (place, row) in cells.chunks_exact(width).enumerate() {
-        let built = version.design.row(&row[..features], &mut buffer);
-        for (column, value) in built.high.iter().enumerate() {
-            design[(place, column)] = *value;
-        }
-        for (column, value) in built.low.into_iter().flatten().enumerate() {
-            low[(place, column)] = *value;
-        }
-        for (column, value) in row[features..features + targets].iter().enumerate() {
-            response[(place, column)] = *value;
-        }
-        weights.push(row[width - 1]);
-    }
     let memory = version.memory();
-    let specification =
-        lsq::Specification { intercept: version.document.intercept, penalty: memory.penalty, ..lsq::Specification::default() };
-    let mut source = lsq::OneBlock(lsq::Block {
-        design: design.as_ref(),
-        design_low: extended.then_some(low.as_ref()),
-        response: response.as_ref(),
-        weights: version.document.weights.is_some().then_some(&weights),
-    });
-    let fit = lsq::fit(&mut source, &specification)?;
+    let rows = (cells.len() / width) as u64;
+    let mut window = Window::new(version.design.width(), targets, extended, memory.online.window.unwrap_or(rows));
+    let mut buffer = RowBuffer::default();
+    for row in cells.chunks_exact(width) {
+        window.push(version.design.row(&row[..features], &mut buffer), &row[features..features + targets], row[width - 1]);
+    }
+    let fit = window.fit(&lsq::Specification { intercept: version.document.intercept, penalty: memory.penalty, ..Default::default() })?;
     let mut state = State::of(&fit);
-    if let Some(window) = memory.online.window {
-        state = state.with_window(&mut source, extended, window)?;
+    if memory.online.window.is_some() {
+        state = state.windowed(window);
     }
     let document = Document {
         solver: fit.solver.as_str().to_owned(),
