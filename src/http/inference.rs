@@ -19,7 +19,7 @@ use super::predict::off_thread;
 use crate::frame::reply::{push_json_string, push_number};
 use crate::frame::rows::Rows;
 use crate::frame::tensor::{Datatype, Elements, Tensor, parse_tensors};
-use crate::frame::{Fault, InputKind};
+use crate::frame::{Fault, InputKind, InputSchema};
 use crate::lsq::inference::student_t_quantile;
 use crate::model::{IntervalKind, Question};
 use crate::service::{Predicted, ServiceError, Version};
@@ -253,9 +253,9 @@ pub(super) async fn infer_version(
 }
 
 async fn answer(app: &App, name: String, which: Option<String>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let (_, version, state) = match which {
-        Some(which) => app.service.version_of(&name, &which).await?,
-        None => app.service.version(&name).await?,
+    let answerer = match which {
+        Some(which) => app.service.answerer_of(&name, &which).await?,
+        None => app.service.answerer(&name).await?,
     };
     let body = extract::whole(body, app.body_limit).await?;
     let head = match headers.get(&HEADER_LENGTH) {
@@ -271,10 +271,10 @@ async fn answer(app: &App, name: String, which: Option<String>, headers: &Header
     let large = body.len() > LARGE;
     let service = app.service.clone();
     let work = move || -> Result<Response, ApiError> {
-        let asked = read(&body, head, &version)?;
-        let degrees = state.information().degrees_of_freedom();
+        let asked = read(&body, head, answerer.inputs())?;
+        let degrees = answerer.degrees_of_freedom();
         let quantile = if degrees > 0.0 { student_t_quantile(asked.level, degrees) } else { f64::NAN };
-        let predicted = service.predict(version, &state, asked.rows, asked.question)?;
+        let predicted = service.predict(answerer, asked.rows, asked.question, false)?;
         Ok(write(&name, asked.id.as_deref(), &asked.wanted, &predicted, quantile))
     };
     if large { off_thread(work).await } else { work() }
@@ -289,7 +289,7 @@ fn says_yes(parameters: &Map<String, Value>, name: &str) -> bool {
     matches!(parameters.get(name), Some(Value::Bool(true))) || parameters.get(name).and_then(Value::as_i64) == Some(1)
 }
 
-fn read(body: &Bytes, head: usize, version: &Version) -> Result<Inference, ApiError> {
+fn read(body: &Bytes, head: usize, inputs: &InputSchema) -> Result<Inference, ApiError> {
     let (json, mut binary) = body.split_at(head);
     let asked: Asked = serde_json::from_slice(json).map_err(|error| {
         let bare = ["NaN", "Infinity"].into_iter().find(|word| json.windows(word.len()).any(|part| part == word.as_bytes()));
@@ -348,7 +348,7 @@ fn read(body: &Bytes, head: usize, version: &Version) -> Result<Inference, ApiEr
         ..Question::default()
     };
     let mut rows = Rows::default();
-    parse_tensors(&tensors, &version.inputs, ROWS, &mut rows).map_err(ServiceError::from)?;
+    parse_tensors(&tensors, inputs, ROWS, &mut rows).map_err(ServiceError::from)?;
     Ok(Inference { id: asked.id, wanted, question, level, rows })
 }
 

@@ -15,7 +15,7 @@ use crate::frame::reply::{push_csv_cell, push_json_string, push_number};
 use crate::frame::rows::{ParseError, Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::model::PredictionId;
 use crate::model::prediction::{IntervalKind, Question};
-use crate::service::{Predicted, ServiceError};
+use crate::service::{Answerer, Predicted, ServiceError};
 
 /// Bodies larger than this leave the async threads.
 const LARGE: usize = 64 * 1024;
@@ -87,35 +87,31 @@ pub(super) async fn predict(
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
     let (mut question, mut wanted, mut at) = asked(query.as_deref(), dialect)?;
-    let (_, version, mut state) = app.service.version(&name).await?;
+    let answerer = app.service.answerer(&name).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
-    let answering = version.clone();
     let mut remember = wanted.remember;
-    let mut parse = move || -> Result<(Rows, Question, Option<u64>, bool), ApiError> {
+    let parse = move || -> Result<(Answerer, Rows, Question, Option<u64>, bool), ApiError> {
+        let inputs = answerer.inputs();
         let mut rows = Rows::default();
         match dialect {
             Dialect::Json => {
-                let members = parse_document(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?;
+                let members = parse_document(&body, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?;
                 (at, remember) = question_of(&members, &mut question)?;
             }
-            Dialect::Ndjson => parse_ndjson(&body, 1, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
-            Dialect::Csv => parse_csv(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
-            Dialect::Arrow => parse_arrow(&body, &answering.inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
+            Dialect::Ndjson => parse_ndjson(&body, 1, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
+            Dialect::Csv => parse_csv(&body, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
+            Dialect::Arrow => parse_arrow(&body, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
         }
-        Ok((rows, question, at, remember))
+        Ok((answerer, rows, question, at, remember))
     };
-    let (rows, question, at, remember) = if large { off_thread(parse).await? } else { parse()? };
+    let (mut answerer, rows, question, at, remember) = if large { off_thread(parse).await? } else { parse()? };
     (wanted.interval, wanted.explain) = (question.interval.is_some(), question.explain);
     if let Some(sequence) = at {
-        state = app.service.state_at(&version, sequence).await?;
+        answerer = app.service.answerer_at(answerer, sequence).await?;
     }
-    let remembered = remember.then(|| (rows.values.clone(), rows.count));
-    let predicted = app.service.predict(version, &state, rows, question)?;
-    let ids = match remembered {
-        Some((cells, count)) => Some(app.service.remember(&predicted.version, cells, count).await?),
-        None => None,
-    };
+    let mut predicted = app.service.predict(answerer, rows, question, remember)?;
+    let ids = app.service.remember(&mut predicted).await?;
     let write = move || -> Result<(Vec<u8>, String), ApiError> {
         let tag = format!("{}-{}", predicted.version.number, predicted.sequence);
         if dialect == Dialect::Arrow {

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::catalogue::Version;
 use super::error::ServiceError;
 use super::learn::{Reply, UpdateRequest};
+use super::predict::{Kept, Predicted};
 use super::update::{check_learns, expected_sequence};
 use super::writer::Writer;
 use super::{IdempotencyKey, Replayable, Service};
@@ -80,14 +81,16 @@ pub(crate) struct Opened {
 }
 
 impl Service {
-    /// Remembers rows that were predicted, for their labels; when this returns, they are on disk.
+    /// Remembers rows that were predicted to be remembered, for their labels; when this returns, they are on disk.
     ///
     /// # Errors
     /// The version does not learn; there are too many rows; the database.
-    pub async fn remember(&self, version: &Arc<Version>, cells: Vec<f64>, rows: usize) -> Result<Vec<PredictionId>, ServiceError> {
+    pub async fn remember(&self, predicted: &mut Predicted) -> Result<Option<Vec<PredictionId>>, ServiceError> {
+        let Some(Kept { cells, rows }) = predicted.kept.take() else { return Ok(None) };
+        let version = &predicted.version;
         check_rememberable(version, rows)?;
         if rows == 0 {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let (id, width) = (version.id, version.document.features.len());
         let now = jiff::Timestamp::now();
@@ -104,7 +107,7 @@ impl Service {
                     let bytes: Vec<[u8; 16]> = ids.iter().map(|id| *id.bytes()).collect();
                     let times = (store::moment(now), store::moment(expires));
                     store::remembered::add(writer, id, &bytes, &cells, width, (&times.0, &times.1)).await?;
-                    Ok(ids)
+                    Ok(Some(ids))
                 },
                 |_| {},
             )

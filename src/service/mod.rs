@@ -41,7 +41,7 @@ pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use jobs::{Job, JobState};
 pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
-pub use predict::Predicted;
+pub use predict::{Answerer, Predicted};
 pub use stream::{Acknowledgement, StreamedUpdate};
 pub use update::Update;
 

@@ -44,14 +44,6 @@ impl Service {
         Ok(version)
     }
 
-    /// The state of a version as it stood after update `sequence`.
-    ///
-    /// # Errors
-    /// It has not learnt so many rows yet, or the log of that time is no longer kept.
-    pub async fn state_at(&self, version: &Version, sequence: u64) -> Result<Arc<State>, ServiceError> {
-        version.state_at(&self.store, sequence).await
-    }
-
     /// The channel of a model's events.
     ///
     /// # Errors

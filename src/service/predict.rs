@@ -5,10 +5,34 @@ use std::sync::Arc;
 use super::Service;
 use super::catalogue::Version;
 use super::error::ServiceError;
+use crate::frame::InputSchema;
 use crate::frame::rows::Rows;
 use crate::model::State;
 use crate::model::prediction::{Answer, Question, answer};
 use crate::telemetry;
+
+/// Who answers a request: settled once, before its rows are read, for every dialect.
+#[derive(Debug)]
+pub struct Answerer {
+    /// The version.
+    pub version: Arc<Version>,
+    /// Its state, which does not change while the request is answered.
+    pub(crate) state: Arc<State>,
+}
+
+impl Answerer {
+    /// What rows may hold.
+    #[must_use]
+    pub fn inputs(&self) -> &InputSchema {
+        &self.version.inputs
+    }
+
+    /// Degrees of freedom of the residual variance.
+    #[must_use]
+    pub fn degrees_of_freedom(&self) -> f64 {
+        self.state.information().degrees_of_freedom()
+    }
+}
 
 /// Rows answered, and by what.
 #[derive(Debug)]
@@ -19,15 +43,53 @@ pub struct Predicted {
     pub sequence: u64,
     /// The answers.
     pub answer: Answer,
+    /// The rows, if they are to be remembered.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// Rows that are to be remembered.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// One cell a feature of the version.
+    pub(crate) cells: Vec<f64>,
+    pub(crate) rows: usize,
 }
 
 impl Service {
-    /// Answers rows that were parsed by the version's own input schema, by one of its states.
+    /// Who answers what `name`, `name@alias` or `name@version` is asked.
+    ///
+    /// # Errors
+    /// There is no such version.
+    pub async fn answerer(&self, reference: &str) -> Result<Answerer, ServiceError> {
+        let (_, version, state) = self.version(reference).await?;
+        Ok(Answerer { version, state })
+    }
+
+    /// Who answers for a version that the address names by itself, by number or alias.
+    ///
+    /// # Errors
+    /// There is no such version.
+    pub async fn answerer_of(&self, model: &str, which: &str) -> Result<Answerer, ServiceError> {
+        let (_, version, state) = self.version_of(model, which).await?;
+        Ok(Answerer { version, state })
+    }
+
+    /// The same version as it stood after update `sequence`.
+    ///
+    /// # Errors
+    /// It has not learnt so many rows yet, or the log of that time is no longer kept.
+    pub async fn answerer_at(&self, mut answerer: Answerer, sequence: u64) -> Result<Answerer, ServiceError> {
+        answerer.state = answerer.version.state_at(&self.store, sequence).await?;
+        Ok(answerer)
+    }
+
+    /// Answers rows that were parsed by [`Answerer::inputs`]; with `remember` they are kept for [`Service::remember`].
     ///
     /// # Errors
     /// A prediction is not finite.
-    pub fn predict(&self, version: Arc<Version>, state: &State, rows: Rows, question: Question) -> Result<Predicted, ServiceError> {
-        let answer = answer(state, &version.design, rows.count, &rows.values, question);
+    pub fn predict(&self, answerer: Answerer, rows: Rows, question: Question, remember: bool) -> Result<Predicted, ServiceError> {
+        let Answerer { version, state } = answerer;
+        let answer = answer(&state, &version.design, rows.count, &rows.values, question);
         let targets = version.document.target.len().max(1);
         if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
             let row = place / targets;
@@ -37,6 +99,7 @@ impl Service {
             ));
         }
         metrics::counter!(telemetry::PREDICTIONS).increment((answer.predictions.len() / targets) as u64);
-        Ok(Predicted { sequence: state.sequence(), version, answer })
+        let kept = remember.then(|| Kept { cells: rows.values, rows: rows.count });
+        Ok(Predicted { sequence: state.sequence(), version, answer, kept })
     }
 }
