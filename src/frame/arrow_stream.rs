@@ -1,23 +1,33 @@
-//! Rows of requests that come as an Arrow stream (IPC), and tables of answers that go as one. Columns of any number type, texts, dictionaries of
-//! texts and booleans are taken, each by the kind of its input. Not here: uploads.
+//! Rows that come as Arrow: a stream (IPC) in one piece or in many, or the columns of a stored frame; and tables of answers that go as a
+//! stream. Columns of any number type, texts, dictionaries of texts and booleans are taken, each by the kind of its input. Not here: uploads.
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
     Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, RecordBatchOptions, StringArray};
-use arrow_ipc::reader::StreamReader;
+use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray};
+use arrow_buffer::Buffer;
+use arrow_ipc::reader::{StreamDecoder, StreamReader};
 use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
 
 use super::fault::{Fault, Faults};
-use super::input::InputSchema;
+use super::input::{InputKind, InputSchema};
 use super::rows::{ID, LONGEST, MISSING, NO_ID, ParseError, Refusal, Rows, RowsOptions, escaped, missing, repeatable};
 use super::tensor::{of_boolean, of_number};
 
+/// Cells of a batch at the most: a longer one is taken in parts.
+const CELLS: usize = 128 << 10;
+/// Rows that are gone through column by column before the next: what is written stays near.
+const NEAR: usize = 128;
+
 /// Where a column goes.
+#[derive(Clone, Copy, Debug)]
 enum Target {
     Input(usize),
     Id,
@@ -28,18 +38,177 @@ enum Target {
 /// # Errors
 /// The body is no such stream, columns or cells are wrong, or there are too many rows; `rows` is empty then.
 pub fn parse_arrow(body: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Rows) -> Result<(), ParseError> {
-    rows.values.clear();
-    rows.ids.clear();
-    rows.count = 0;
-    // The reader panics at some streams that lie about their offsets. Nothing of ours is half done then: the rows are cleared.
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| parse(body, schema, options, rows)))
-        .unwrap_or_else(|_| Err(broken(&ArrowError::ParseError(String::new()))));
+    guarded(rows, |rows| {
+        let reader = StreamReader::try_new(body, None).map_err(|error| broken(&error))?;
+        let targets = targets(&reader.schema(), schema, options)?;
+        let mut faults = Faults::default();
+        for batch in reader {
+            let batch = batch.map_err(|error| broken(&error))?;
+            take(batch.columns(), batch.num_rows(), &targets, 0, schema, options, rows, &mut faults)?;
+        }
+        if faults.is_empty() { Ok(()) } else { Err(ParseError::Faults(faults)) }
+    })
+}
+
+/// Takes rows from columns that stand in the order of the schema's inputs; `first_row` is the number of the first, from 0, for faults.
+///
+/// # Errors
+/// Cells are wrong; `rows` is empty then.
+pub fn parse_columns(
+    columns: &[ArrayRef],
+    count: usize,
+    first_row: u64,
+    schema: &InputSchema,
+    rows: &mut Rows,
+) -> Result<(), ParseError> {
+    guarded(rows, |rows| {
+        let targets: Vec<Target> = (0..schema.len()).map(Target::Input).collect();
+        let options = RowsOptions { allow_id: false, max_rows: usize::MAX };
+        let mut faults = Faults::default();
+        take(columns, count, &targets, first_row, schema, &options, rows, &mut faults)?;
+        if faults.is_empty() { Ok(()) } else { Err(ParseError::Faults(faults)) }
+    })
+}
+
+/// Clears the rows before, and after a failure.
+fn guarded(rows: &mut Rows, parse: impl FnOnce(&mut Rows) -> Result<(), ParseError>) -> Result<(), ParseError> {
+    rows.clear();
+    let result = unpanicked(|| parse(rows));
     if result.is_err() {
-        rows.values.clear();
-        rows.ids.clear();
-        rows.count = 0;
+        rows.clear();
     }
     result
+}
+
+/// The reader panics at some streams that lie about their offsets. Nothing of ours is half done then: the rows are cleared.
+fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParseError>) -> Result<T, ParseError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(broken(&ArrowError::ParseError(String::new()))))
+}
+
+/// An Arrow stream that arrives piece by piece. What is held is at most one of its batches, which has a limit, and the last piece.
+#[derive(Debug)]
+pub struct ArrowPieces {
+    decoder: StreamDecoder,
+    pieces: VecDeque<Buffer>,
+    /// Bytes that arrived since the last batch was whole.
+    since: usize,
+    limit: usize,
+    targets: Option<Arc<[Target]>>,
+    batch: Option<RecordBatch>,
+    next_row: u64,
+    ended: bool,
+}
+
+/// Some rows of an Arrow stream.
+#[derive(Clone, Debug)]
+pub struct ArrowBatch {
+    columns: RecordBatch,
+    targets: Arc<[Target]>,
+    /// The number of the first row, from 0.
+    pub first_row: u64,
+}
+
+impl ArrowPieces {
+    /// Nothing has arrived yet. A batch of the stream may be `limit` bytes long.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            decoder: StreamDecoder::new(),
+            pieces: VecDeque::new(),
+            since: 0,
+            limit,
+            targets: None,
+            batch: None,
+            next_row: 0,
+            ended: false,
+        }
+    }
+
+    /// Takes a piece that has arrived.
+    pub fn push(&mut self, piece: Bytes) {
+        self.pieces.push_back(Buffer::from(piece));
+    }
+
+    /// Says that the stream has ended.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// The number of the first row that was not taken, from 0.
+    #[must_use]
+    pub fn next_row(&self) -> u64 {
+        self.next_row
+    }
+
+    /// Takes rows that are there; `None` when more has to arrive first, or nothing more comes.
+    ///
+    /// # Errors
+    /// It is no such stream, has other columns than the schema, or a batch that is too long.
+    pub fn take(&mut self, schema: &InputSchema) -> Result<Option<ArrowBatch>, ParseError> {
+        while self.batch.is_none() {
+            let Some(piece) = self.pieces.front_mut() else {
+                if self.ended {
+                    let ended = self.decoder.finish().map_err(|error| broken(&error));
+                    // A stream of nothing is none.
+                    return ended.and(if self.targets.is_some() { Ok(None) } else { Err(broken(&ArrowError::ParseError(String::new()))) });
+                }
+                return Ok(None);
+            };
+            let before = piece.len();
+            let decoder = &mut self.decoder;
+            let batch = unpanicked(|| decoder.decode(piece).map_err(|error| broken(&error)))?;
+            self.since += before - piece.len();
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+            if self.targets.is_none()
+                && let Some(columns) = self.decoder.schema()
+            {
+                let options = RowsOptions { allow_id: false, max_rows: usize::MAX };
+                self.targets = Some(targets(&columns, schema, &options)?.into());
+            }
+            if self.since > self.limit {
+                let detail = format!("a batch of the stream is longer than {} bytes; write it in batches of fewer rows", self.limit);
+                return Err(ParseError::TooLarge(detail));
+            }
+            if let Some(batch) = batch {
+                self.since = 0;
+                self.batch = Some(batch).filter(|batch| batch.num_rows() > 0);
+            }
+        }
+        let (Some(batch), Some(targets)) = (self.batch.take(), self.targets.clone()) else { return Ok(None) };
+        let most = (CELLS / schema.len().max(1)).max(1);
+        let count = batch.num_rows().min(most);
+        let columns = batch.slice(0, count);
+        if count < batch.num_rows() {
+            self.batch = Some(batch.slice(count, batch.num_rows() - count));
+        }
+        let first_row = self.next_row;
+        self.next_row += count as u64;
+        Ok(Some(ArrowBatch { columns, targets, first_row }))
+    }
+}
+
+impl ArrowBatch {
+    /// How many rows it has.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.columns.num_rows()
+    }
+
+    /// Takes its rows.
+    ///
+    /// # Errors
+    /// Cells are wrong; `rows` is empty then.
+    pub fn parse(&self, schema: &InputSchema, rows: &mut Rows) -> Result<(), ParseError> {
+        let options = RowsOptions { allow_id: false, max_rows: usize::MAX };
+        guarded(rows, |rows| {
+            let mut faults = Faults::default();
+            take(self.columns.columns(), self.count(), &self.targets, self.first_row, schema, &options, rows, &mut faults)?;
+            if faults.is_empty() { Ok(()) } else { Err(ParseError::Faults(faults)) }
+        })
+    }
 }
 
 fn broken(error: &ArrowError) -> ParseError {
@@ -51,26 +220,38 @@ fn broken(error: &ArrowError) -> ParseError {
     ParseError::Syntax(Fault { pointer: String::new(), detail: detail.to_owned() })
 }
 
-fn parse(body: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Rows) -> Result<(), ParseError> {
-    let reader = StreamReader::try_new(body, None).map_err(|error| broken(&error))?;
-    let mut faults = Faults::default();
-    let targets = targets(&reader.schema(), schema, options, &mut faults);
-    if !faults.is_empty() {
-        return Err(ParseError::Faults(faults));
+/// Takes `count` rows of columns behind those that are there.
+#[allow(clippy::too_many_arguments)] // what is read, how, and where to
+fn take(
+    columns: &[ArrayRef],
+    count: usize,
+    targets: &[Target],
+    first_row: u64,
+    schema: &InputSchema,
+    options: &RowsOptions,
+    rows: &mut Rows,
+    faults: &mut Faults,
+) -> Result<(), ParseError> {
+    if rows.count + count > options.max_rows {
+        return Err(ParseError::TooLarge(format!("a request holds at most {} rows", options.max_rows)));
     }
     let width = schema.len();
-    for batch in reader {
-        let batch = batch.map_err(|error| broken(&error))?;
-        let count = batch.num_rows();
-        if rows.count + count > options.max_rows {
-            return Err(ParseError::TooLarge(format!("a request holds at most {} rows", options.max_rows)));
-        }
-        let start = rows.values.len();
-        rows.values.resize(start + count * width, f64::NAN);
-        for (column, target) in batch.columns().iter().zip(&targets) {
-            let column = Column::of(column);
-            for row in 0..count {
-                let refused = match target {
+    let start = rows.values.len();
+    rows.values.resize(start + count * width, f64::NAN);
+    let columns: Vec<Column<'_>> = columns.iter().map(Column::of).collect();
+    for begin in (0..count).step_by(NEAR) {
+        let end = count.min(begin + NEAR);
+        for (column, target) in columns.iter().zip(targets) {
+            if let Target::Input(place) = target
+                && let InputKind::Number | InputKind::Integer = schema.inputs()[*place].kind
+                && let Some(values) = column.finite(begin..end)
+            {
+                let cells = rows.values[start + begin * width + place..].iter_mut().step_by(width);
+                cells.zip(values).for_each(|(cell, value)| *cell = *value);
+                continue;
+            }
+            for row in begin..end {
+                let (name, what) = match target {
                     Target::Input(place) => match column.cell(row, *place, schema) {
                         Ok(value) => {
                             rows.values[start + row * width + place] = value;
@@ -88,24 +269,24 @@ fn parse(body: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Ro
                         _ => (ID, NO_ID),
                     },
                 };
-                let (name, what) = refused;
-                let place = rows.count + row;
+                let place = first_row + (rows.count + row) as u64;
                 faults.push(|| format!("/rows/{place}/{}", escaped(name)), || format!("row {}, column {name:?}: {what}", place + 1));
                 if faults.is_full() {
-                    return Err(ParseError::Faults(faults));
+                    return Err(ParseError::Faults(std::mem::take(faults)));
                 }
             }
         }
-        rows.count += count;
     }
+    rows.count += count;
     if !rows.ids.is_empty() {
         rows.ids.resize(rows.count, None);
     }
-    if faults.is_empty() { Ok(()) } else { Err(ParseError::Faults(faults)) }
+    Ok(())
 }
 
 /// Where each column goes; columns that are not known, stand twice or are not there are faults.
-fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions, faults: &mut Faults) -> Vec<Target> {
+fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions) -> Result<Vec<Target>, ParseError> {
+    let mut faults = Faults::default();
     let mut targets = Vec::with_capacity(stream.fields().len());
     let mut seen = vec![false; schema.len()];
     for (position, field) in stream.fields().iter().enumerate() {
@@ -126,11 +307,13 @@ fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions, faults:
             faults.push(|| "/columns".to_owned(), || format!("column {:?}: {MISSING}", input.name));
         }
     }
-    targets
+    if faults.is_empty() { Ok(targets) } else { Err(ParseError::Faults(faults)) }
 }
 
 /// A column of a batch, by what its cells are.
 enum Column<'a> {
+    /// Doubles of which none is null.
+    Doubles(&'a [f64]),
     Floats(&'a dyn Array, Box<dyn Fn(usize) -> f64 + 'a>),
     Wholes(&'a dyn Array, Box<dyn Fn(usize) -> i128 + 'a>),
     Booleans(&'a BooleanArray),
@@ -148,6 +331,7 @@ impl<'a> Column<'a> {
             }};
         }
         match array.data_type() {
+            DataType::Float64 if array.null_count() == 0 => Self::Doubles(array.as_primitive::<Float64Type>().values()),
             DataType::Float64 => {
                 let values = array.as_primitive::<Float64Type>().values();
                 Self::Floats(array, Box::new(move |row| values[row]))
@@ -200,10 +384,18 @@ impl<'a> Column<'a> {
         }
     }
 
+    /// Some of the values, where they are doubles, all there and all finite.
+    fn finite(&self, rows: std::ops::Range<usize>) -> Option<&'a [f64]> {
+        let Self::Doubles(values) = self else { return None };
+        let values = values.get(rows)?;
+        values.iter().fold(true, |good, value| good & value.is_finite()).then_some(values)
+    }
+
     fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Floats(array, _) | Self::Wholes(array, _) | Self::Texts(array, _) | Self::Other(array) => array.is_null(row),
             Self::Booleans(array) => array.is_null(row),
+            Self::Doubles(_) => false,
         }
     }
 
@@ -219,6 +411,7 @@ impl<'a> Column<'a> {
             return missing(schema.inputs()[place].required);
         }
         match self {
+            Self::Doubles(values) => of_number(values[row], None, place, schema),
             Self::Floats(_, value) => of_number(value(row), None, place, schema),
             Self::Wholes(_, value) => {
                 let whole = value(row);
@@ -235,38 +428,96 @@ impl<'a> Column<'a> {
 #[derive(Clone, Debug)]
 pub enum Answered<'a> {
     /// Numbers; NaN is null.
-    Numbers(&'a [f64]),
+    Numbers(Cow<'a, [f64]>),
     /// Booleans.
     Booleans(&'a [bool]),
     /// Texts.
     Texts(Vec<String>),
+    /// The same whole number in every row.
+    Whole(u64),
 }
 
-/// Columns of equal length as an Arrow stream of one batch; `metadata` goes with its schema.
-///
-/// # Errors
-/// Only where the columns are not of `rows` rows each.
-pub fn write_arrow(
-    columns: Vec<(String, Answered<'_>)>,
-    rows: usize,
-    metadata: impl IntoIterator<Item = (String, String)>,
-) -> Result<Vec<u8>, ArrowError> {
-    let (mut fields, mut arrays) = (Vec::new(), Vec::<ArrayRef>::new());
-    for (name, column) in columns {
-        let array: ArrayRef = match column {
-            Answered::Numbers(values) => Arc::new(values.iter().map(|value| (!value.is_nan()).then_some(*value)).collect::<Float64Array>()),
-            Answered::Booleans(values) => Arc::new(BooleanArray::from(values.to_vec())),
-            Answered::Texts(values) => Arc::new(StringArray::from(values)),
+/// What a column of an answer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnsweredKind {
+    /// Numbers or null.
+    Number,
+    /// Booleans.
+    Boolean,
+    /// Texts.
+    Text,
+    /// Whole numbers.
+    Whole,
+}
+
+/// Writes columns of answers as an Arrow stream: its head, batches, its end.
+#[derive(Clone, Debug)]
+pub struct ArrowWriter {
+    schema: SchemaRef,
+    head: Vec<u8>,
+}
+
+impl ArrowWriter {
+    /// A writer of these columns; `metadata` goes with their schema.
+    ///
+    /// # Errors
+    /// The schema cannot be written.
+    pub fn new(
+        columns: impl IntoIterator<Item = (String, AnsweredKind)>,
+        metadata: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ArrowError> {
+        let field = |(name, kind)| {
+            let kind = match kind {
+                AnsweredKind::Number => DataType::Float64,
+                AnsweredKind::Boolean => DataType::Boolean,
+                AnsweredKind::Text => DataType::Utf8,
+                AnsweredKind::Whole => DataType::Int64,
+            };
+            Field::new(name, kind, true)
         };
-        fields.push(Field::new(name, array.data_type().clone(), true));
-        arrays.push(array);
+        let fields: Vec<Field> = columns.into_iter().map(field).collect();
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata.into_iter().collect::<std::collections::HashMap<_, _>>()));
+        let head = StreamWriter::try_new(Vec::new(), &schema)?.get_ref().clone();
+        Ok(Self { schema, head })
     }
-    let schema = Arc::new(Schema::new_with_metadata(fields, metadata.into_iter().collect::<std::collections::HashMap<_, _>>()));
-    let batch = RecordBatch::try_new_with_options(schema.clone(), arrays, &RecordBatchOptions::new().with_row_count(Some(rows)))?;
-    let mut writer = StreamWriter::try_new(Vec::new(), &schema)?;
-    writer.write(&batch)?;
-    writer.finish()?;
-    writer.into_inner()
+
+    /// What the stream begins with.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// Appends a batch.
+    ///
+    /// # Errors
+    /// Only where the columns are not those of the writer, of `rows` rows each.
+    pub fn batch(&self, columns: Vec<Answered<'_>>, rows: usize, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+        let array = |column| -> ArrayRef {
+            match column {
+                Answered::Numbers(values) if values.iter().any(|value| value.is_nan()) => {
+                    Arc::new(values.iter().map(|value| (!value.is_nan()).then_some(*value)).collect::<Float64Array>())
+                }
+                Answered::Numbers(values) => Arc::new(Float64Array::from(values.into_owned())),
+                Answered::Booleans(values) => Arc::new(BooleanArray::from(values.to_vec())),
+                Answered::Texts(values) => Arc::new(StringArray::from(values)),
+                Answered::Whole(value) => Arc::new(Int64Array::from_value(value.cast_signed(), rows)),
+            }
+        };
+        let arrays = columns.into_iter().map(array).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)?;
+        // Every writer begins with the schema; of this one only what comes after it is wanted.
+        let mut writer = StreamWriter::try_new(Vec::with_capacity(self.head.len() + 1024 + batch.get_array_memory_size()), &self.schema)?;
+        writer.write(&batch)?;
+        out.extend_from_slice(writer.get_ref().get(self.head.len()..).unwrap_or_default());
+        Ok(())
+    }
+
+    /// What the stream ends with: a message of no length.
+    #[must_use]
+    pub fn end() -> &'static [u8] {
+        &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]
+    }
 }
 
 #[cfg(test)]
@@ -285,7 +536,28 @@ mod tests {
     }
 
     fn stream(columns: Vec<(String, Answered<'_>)>, rows: usize) -> Vec<u8> {
-        write_arrow(columns, rows, []).unwrap()
+        batches(columns, rows, 1)
+    }
+
+    /// A stream of the same batch some times.
+    fn batches(columns: Vec<(String, Answered<'_>)>, rows: usize, times: usize) -> Vec<u8> {
+        let kind = |column: &Answered<'_>| match column {
+            Answered::Numbers(_) => AnsweredKind::Number,
+            Answered::Booleans(_) => AnsweredKind::Boolean,
+            Answered::Texts(_) => AnsweredKind::Text,
+            Answered::Whole(_) => AnsweredKind::Whole,
+        };
+        let writer = ArrowWriter::new(columns.iter().map(|(name, column)| (name.clone(), kind(column))), []).unwrap();
+        let mut out = writer.head().to_vec();
+        for _ in 0..times {
+            writer.batch(columns.iter().map(|(_, column)| column.clone()).collect(), rows, &mut out).unwrap();
+        }
+        out.extend_from_slice(ArrowWriter::end());
+        out
+    }
+
+    fn numbers(values: &[f64]) -> Answered<'_> {
+        Answered::Numbers(values.into())
     }
 
     fn texts(values: &[&str]) -> Answered<'static> {
@@ -298,7 +570,7 @@ mod tests {
             vec![
                 ("region".to_owned(), texts(&["south", "north"])),
                 ("_id".to_owned(), texts(&["a", "b"])),
-                ("x".to_owned(), Answered::Numbers(&[1.5, -2.0])),
+                ("x".to_owned(), numbers(&[1.5, -2.0])),
             ],
             2,
         );
@@ -318,18 +590,18 @@ mod tests {
             }
         };
         let good = ("region".to_owned(), texts(&["south"]));
-        assert_eq!(faults(vec![good.clone(), ("x".to_owned(), Answered::Numbers(&[f64::NAN]))], 1), ["/rows/0/x"]);
+        assert_eq!(faults(vec![good.clone(), ("x".to_owned(), numbers(&[f64::NAN]))], 1), ["/rows/0/x"]);
         assert_eq!(faults(vec![good.clone(), ("x".to_owned(), texts(&["one"]))], 1), ["/rows/0/x"]);
         assert_eq!(
-            faults(vec![("region".to_owned(), texts(&["east"])), ("x".to_owned(), Answered::Numbers(&[1.0]))], 1),
+            faults(vec![("region".to_owned(), texts(&["east"])), ("x".to_owned(), numbers(&[1.0]))], 1),
             ["/rows/0/region"]
         );
-        assert_eq!(faults(vec![good, ("z".to_owned(), Answered::Numbers(&[1.0]))], 1), ["/columns/1", "/columns"]);
+        assert_eq!(faults(vec![good, ("z".to_owned(), numbers(&[1.0]))], 1), ["/columns/1", "/columns"]);
     }
 
     #[test]
     fn every_cut_or_bent_stream_is_refused_or_taken_without_a_panic() {
-        let body = stream(vec![("region".to_owned(), texts(&["south"])), ("x".to_owned(), Answered::Numbers(&[1.0]))], 1);
+        let body = stream(vec![("region".to_owned(), texts(&["south"])), ("x".to_owned(), numbers(&[1.0]))], 1);
         let mut rows = Rows::default();
         for end in 0..body.len() {
             // A stream may end without its mark.
@@ -341,7 +613,70 @@ mod tests {
             let _ = parse_arrow(&bent, &schema(), &OPTIONS, &mut rows);
         }
         let long = vec![1.0; 101];
-        let many = stream(vec![("region".to_owned(), texts(&["south"; 101])), ("x".to_owned(), Answered::Numbers(&long))], 101);
+        let many = stream(vec![("region".to_owned(), texts(&["south"; 101])), ("x".to_owned(), numbers(&long))], 101);
         assert!(matches!(parse_arrow(&many, &schema(), &OPTIONS, &mut rows), Err(ParseError::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_stream_in_pieces_gives_the_rows_of_the_whole() {
+        let long: Vec<f64> = (0..200).map(f64::from).collect();
+        let columns = || vec![("region".to_owned(), texts(&["south"; 200])), ("x".to_owned(), numbers(&long))];
+        let body = batches(columns(), 200, 3);
+        for size in [1, 7, 64, 1000, usize::MAX] {
+            let mut pieces = ArrowPieces::new(1 << 20);
+            let (mut values, mut next, mut rows) = (Vec::new(), 0, Rows::default());
+            let mut drain = |pieces: &mut ArrowPieces| {
+                while let Some(batch) = pieces.take(&schema()).unwrap() {
+                    assert_eq!(batch.first_row, next);
+                    next += batch.count() as u64;
+                    batch.parse(&schema(), &mut rows).unwrap();
+                    values.extend_from_slice(&rows.values);
+                }
+            };
+            for piece in body.chunks(size.min(body.len())) {
+                pieces.push(Bytes::copy_from_slice(piece));
+                drain(&mut pieces);
+            }
+            pieces.end();
+            drain(&mut pieces);
+            let expected: Vec<f64> = (0..3).flat_map(|_| long.iter().flat_map(|x| [*x, 1.0])).collect();
+            assert_eq!(values, expected, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_batch_past_the_limit_and_a_cut_stream_are_refused_in_pieces_too() {
+        let long = vec![1.0; 4000];
+        let body = stream(vec![("region".to_owned(), texts(&vec!["south"; 4000])), ("x".to_owned(), numbers(&long))], 4000);
+        let mut pieces = ArrowPieces::new(8 << 10);
+        let mut refused = None;
+        for piece in body.chunks(1 << 10) {
+            pieces.push(Bytes::copy_from_slice(piece));
+            if let Err(error) = pieces.take(&schema()) {
+                refused = Some((error, pieces.since));
+                break;
+            }
+        }
+        let (error, held) = refused.unwrap();
+        assert!(matches!(error, ParseError::TooLarge(_)) && held < 10 << 10, "{error:?} after {held} bytes");
+        let mut cut = ArrowPieces::new(1 << 20);
+        cut.push(Bytes::copy_from_slice(&body[..body.len() / 2]));
+        assert!(cut.take(&schema()).unwrap().is_none());
+        cut.end();
+        assert!(matches!(cut.take(&schema()), Err(ParseError::Syntax(_))));
+        let mut nothing = ArrowPieces::new(1 << 20);
+        nothing.end();
+        assert!(matches!(nothing.take(&schema()), Err(ParseError::Syntax(_))));
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_named_among_thousands() {
+        let mut long = vec![1.0; 1000];
+        long[777] = f64::INFINITY;
+        let columns = [Arc::new(Float64Array::from(long)) as ArrayRef];
+        let schema = InputSchema::new(vec![Input { name: "x".to_owned(), kind: InputKind::Number, required: true }]);
+        let mut rows = Rows::default();
+        let Err(ParseError::Faults(faults)) = parse_columns(&columns, 1000, 5000, &schema, &mut rows) else { panic!("it was taken") };
+        assert_eq!(faults.into_vec()[0].pointer, "/rows/5777/x");
     }
 }

@@ -30,7 +30,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.values.clear();
         self.ids.clear();
         self.lines.clear();

@@ -3,6 +3,7 @@
 //! A handler is: extract → one call on the service → wire struct. Wire structs stand beside their handlers; status codes are known to
 //! `error.rs` alone.
 
+mod answers;
 mod datasets;
 mod diagnostics;
 mod error;

@@ -5,16 +5,17 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 
+use super::answers::{Writer, push_bool, push_contributions, push_row};
 use super::error::{ApiError, Code};
 use super::extract::Path;
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::Fault;
-use crate::frame::arrow_stream::{Answered, parse_arrow, write_arrow};
-use crate::frame::reply::{push_csv_cell, push_json_string, push_number};
+use crate::frame::arrow_stream::parse_arrow;
+use crate::frame::reply::{push_json_string, push_number};
 use crate::frame::rows::{ParseError, Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
-use crate::model::PredictionId;
-use crate::model::prediction::{IntervalKind, Question};
+use crate::model::answers::MEMBERS;
+use crate::model::{IntervalKind, PredictionId, Question, Wanted};
 use crate::service::{Answerer, Predicted, ServiceError};
 
 /// Bodies larger than this leave the async threads.
@@ -67,15 +68,15 @@ impl Dialect {
     }
 }
 
-/// Members of the answer, so that a caller can ask for less.
+/// What the query of a question says.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
-    leverage: bool,
-    extrapolates: bool,
-    interval: bool,
-    explain: bool,
+pub(super) struct Asked {
+    pub(super) question: Question,
+    pub(super) wanted: Wanted,
+    /// The sequence at which it is to be answered.
+    pub(super) at: Option<u64>,
     /// Whether the rows are kept for their labels.
-    remember: bool,
+    pub(super) remember: bool,
 }
 
 pub(super) async fn predict(
@@ -86,11 +87,10 @@ pub(super) async fn predict(
     body: Body,
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
-    let (mut question, mut wanted, mut at) = asked(query.as_deref(), dialect)?;
+    let Asked { mut question, mut wanted, mut at, mut remember } = asked(query.as_deref(), dialect)?;
     let answerer = app.service.answerer(&name).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
-    let mut remember = wanted.remember;
     let parse = move || -> Result<(Answerer, Rows, Question, Option<u64>, bool), ApiError> {
         let inputs = answerer.inputs();
         let mut rows = Rows::default();
@@ -105,8 +105,11 @@ pub(super) async fn predict(
         }
         Ok((answerer, rows, question, at, remember))
     };
-    let (mut answerer, rows, question, at, remember) = if large { off_thread(parse).await? } else { parse()? };
-    (wanted.interval, wanted.explain) = (question.interval.is_some(), question.explain);
+    let (mut answerer, rows, mut question, at, remember) = if large { off_thread(parse).await? } else { parse()? };
+    wanted.meet(&mut question);
+    if dialect != Dialect::Json {
+        something(wanted)?;
+    }
     if let Some(sequence) = at {
         answerer = app.service.answerer_at(answerer, sequence).await?;
     }
@@ -114,14 +117,14 @@ pub(super) async fn predict(
     let ids = app.service.remember(&mut predicted).await?;
     let write = move || -> Result<(Vec<u8>, String), ApiError> {
         let tag = format!("{}-{}", predicted.version.number, predicted.sequence);
-        if dialect == Dialect::Arrow {
-            return Ok((write_table(&predicted, ids.as_deref(), wanted)?, tag));
-        }
         let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
-        match dialect {
-            Dialect::Json => write_json(&mut out, &predicted, ids.as_deref(), wanted),
-            Dialect::Ndjson => write_lines(&mut out, &predicted, ids.as_deref(), wanted),
-            Dialect::Csv | Dialect::Arrow => write_csv(&mut out, &predicted, ids.as_deref(), wanted),
+        if dialect == Dialect::Json {
+            write_json(&mut out, &predicted, ids.as_deref(), wanted);
+        } else {
+            let writer = Writer::new(dialect, predicted.version.clone(), predicted.sequence, wanted, ids.is_some())?;
+            writer.head(&mut out);
+            writer.rows(&mut out, &predicted.answer, ids.as_deref())?;
+            out.extend_from_slice(writer.end());
         }
         Ok((out, tag))
     };
@@ -143,30 +146,19 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<
     tokio::task::spawn_blocking(work).await.map_err(|_| ServiceError::Internal("a request's work panicked"))?
 }
 
-/// The query: `fields` (what is answered), and for CSV and NDJSON `interval`, `level`, `sequence` and `remember`, which JSON carries in its
-/// body.
-fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted, Option<u64>), ApiError> {
-    let mut question = Question { leverage: true, ..Question::default() };
-    let mut wanted = Wanted { leverage: true, extrapolates: true, interval: false, explain: false, remember: false };
+/// The query: `fields` (what is answered), and for CSV, NDJSON and Arrow `interval`, `level`, `explain`, `sequence` and `remember`, which JSON
+/// carries in its body.
+pub(super) fn asked(query: Option<&str>, dialect: Dialect) -> Result<Asked, ApiError> {
+    let mut asked = Asked { question: Question::default(), wanted: Wanted::USUAL, at: None, remember: false };
     let mut faults = Vec::new();
-    let (mut kind, mut level, mut at) = (None, 0.95, None);
+    let (mut kind, mut level) = (None, 0.95);
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
-            "fields" => {
-                (wanted.leverage, wanted.extrapolates) = (false, false);
-                for field in value.split([',']).flat_map(|part| part.split("%2C")) {
-                    match field {
-                        "leverage" => wanted.leverage = true,
-                        "extrapolates" => wanted.extrapolates = true,
-                        "predictions" | "lower" | "upper" | "contributions" | "scores" => {}
-                        _ => {
-                            faults.push(fault("/fields", "`fields` lists predictions, lower, upper, leverage, extrapolates, contributions"))
-                        }
-                    }
-                }
-                question.leverage = wanted.leverage || wanted.extrapolates;
-            }
+            "fields" => match Wanted::listed(value.split(',').flat_map(|part| part.split("%2C"))) {
+                Some(listed) => asked.wanted = listed,
+                None => faults.push(fault("/fields", &format!("`fields` lists {MEMBERS}"))),
+            },
             "interval" if dialect != Dialect::Json => match interval_kind(value) {
                 Some(found) => kind = Some(found),
                 None => faults.push(fault("/interval", "`interval` is confidence or prediction")),
@@ -176,20 +168,32 @@ fn asked(query: Option<&str>, dialect: Dialect) -> Result<(Question, Wanted, Opt
                 _ => faults.push(fault("/level", "`level` is between 0 and 1")),
             },
             "sequence" if dialect != Dialect::Json => match value.parse() {
-                Ok(sequence) => at = Some(sequence),
+                Ok(sequence) => asked.at = Some(sequence),
                 Err(_) => faults.push(fault("/sequence", "`sequence` is the number of an update")),
             },
-            "remember" if dialect != Dialect::Json => match value {
-                "true" => wanted.remember = true,
-                "false" => wanted.remember = false,
-                _ => faults.push(fault("/remember", "`remember` is true or false")),
-            },
+            "explain" | "remember" if dialect != Dialect::Json => {
+                let said = match value {
+                    "true" => true,
+                    "false" => false,
+                    _ => {
+                        faults.push(fault(&format!("/{name}"), &format!("`{name}` is true or false")));
+                        continue;
+                    }
+                };
+                *(if name == "explain" { &mut asked.question.explain } else { &mut asked.remember }) = said;
+            }
             _ => faults.push(fault("/", "the query has an unknown parameter")),
         }
     }
     refuse(Code::InvalidRequest, faults)?;
-    question.interval = kind.map(|kind| (kind, level));
-    Ok((question, wanted, at))
+    asked.question.interval = kind.map(|kind| (kind, level));
+    Ok(asked)
+}
+
+/// Refuses a table of no columns.
+pub(super) fn something(wanted: Wanted) -> Result<(), ApiError> {
+    let nothing = wanted.is_nothing().then(|| fault("/fields", "`fields` lists nothing that is asked for, so that there is nothing to answer"));
+    refuse(Code::InvalidRequest, nothing.into_iter().collect())
 }
 
 fn fault(pointer: &str, detail: &str) -> Fault {
@@ -240,24 +244,6 @@ fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Qu
     Ok((at, remember))
 }
 
-/// One value a row: a number for one target, an object by target name for several.
-pub(super) fn push_row(out: &mut Vec<u8>, targets: &[String], values: &[f64]) {
-    if let ([_], [value]) = (targets, values) {
-        push_number(out, *value);
-        return;
-    }
-    out.push(b'{');
-    for (place, (target, value)) in targets.iter().zip(values).enumerate() {
-        if place > 0 {
-            out.push(b',');
-        }
-        push_json_string(out, target);
-        out.push(b':');
-        push_number(out, *value);
-    }
-    out.push(b'}');
-}
-
 /// `[row, row, …]`.
 pub(super) fn push_rows(out: &mut Vec<u8>, targets: &[String], values: &[f64]) {
     push_list(out, values.chunks_exact(targets.len().max(1)), |out, row| push_row(out, targets, row));
@@ -274,53 +260,19 @@ fn push_list<T>(out: &mut Vec<u8>, items: impl Iterator<Item = T>, push: impl Fn
     out.push(b']');
 }
 
-/// The contributions of one row: by feature for one target, by target and feature for several.
-fn push_contributions(out: &mut Vec<u8>, predicted: &Predicted, row: &[f64]) {
-    let document = &predicted.version.document;
-    let each = document.features.len() + 1;
-    let one = |out: &mut Vec<u8>, parts: &[f64]| {
-        out.extend_from_slice(b"{\"(baseline)\":");
-        push_number(out, parts[0]);
-        for (feature, part) in document.features.iter().zip(&parts[1..]) {
-            out.push(b',');
-            push_json_string(out, &feature.name);
-            out.push(b':');
-            push_number(out, *part);
-        }
-        out.push(b'}');
-    };
-    if let [_] = document.target.as_slice() {
-        one(out, row);
-        return;
-    }
-    out.push(b'{');
-    for (place, (target, parts)) in document.target.iter().zip(row.chunks_exact(each)).enumerate() {
-        if place > 0 {
-            out.push(b',');
-        }
-        push_json_string(out, target);
-        out.push(b':');
-        one(out, parts);
-    }
-    out.push(b'}');
-}
-
-fn push_bool(out: &mut Vec<u8>, value: bool) {
-    out.extend_from_slice(if value { b"true" } else { b"false" });
-}
-
 fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) {
     let targets = &predicted.version.document.target;
     let answer = &predicted.answer;
     out.extend_from_slice(b"{\"model\":");
     push_json_string(out, &predicted.version.model);
-    out.extend_from_slice(
-        format!(",\"version\":{},\"sequence\":{},\"predictions\":", predicted.version.number, predicted.sequence).as_bytes(),
-    );
-    push_rows(out, targets, &answer.predictions);
-    for (name, values) in [("lower", &answer.lower), ("upper", &answer.upper)] {
+    out.extend_from_slice(format!(",\"version\":{},\"sequence\":{}", predicted.version.number, predicted.sequence).as_bytes());
+    for (name, values, wanted) in [
+        ("predictions", &answer.predictions, wanted.predictions),
+        ("lower", &answer.lower, wanted.lower),
+        ("upper", &answer.upper, wanted.upper),
+    ] {
         out.extend_from_slice(format!(",\"{name}\":").as_bytes());
-        if wanted.interval {
+        if wanted {
             push_rows(out, targets, values);
         } else {
             out.extend_from_slice(b"null");
@@ -339,9 +291,9 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[Prediction
         out.extend_from_slice(b"null");
     }
     out.extend_from_slice(b",\"contributions\":");
-    if wanted.explain {
+    if wanted.contributions {
         let each = (predicted.version.document.features.len() + 1) * targets.len();
-        push_list(out, answer.contributions.chunks_exact(each), |out, row| push_contributions(out, predicted, row));
+        push_list(out, answer.contributions.chunks_exact(each), |out, row| push_contributions(out, &predicted.version, row));
     } else {
         out.extend_from_slice(b"null");
     }
@@ -351,132 +303,4 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[Prediction
         None => out.extend_from_slice(b"null"),
     }
     out.push(b'}');
-}
-
-/// One object a line, in the order of the rows.
-fn write_lines(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) {
-    let targets = &predicted.version.document.target;
-    let answer = &predicted.answer;
-    for (row, values) in answer.predictions.chunks_exact(targets.len().max(1)).enumerate() {
-        out.extend_from_slice(b"{\"prediction\":");
-        push_row(out, targets, values);
-        if !answer.lower.is_empty() {
-            let range = row * targets.len()..(row + 1) * targets.len();
-            out.extend_from_slice(b",\"lower\":");
-            push_row(out, targets, &answer.lower[range.clone()]);
-            out.extend_from_slice(b",\"upper\":");
-            push_row(out, targets, &answer.upper[range]);
-        }
-        if wanted.leverage {
-            out.extend_from_slice(b",\"leverage\":");
-            push_number(out, answer.leverage[row]);
-        }
-        if wanted.extrapolates {
-            out.extend_from_slice(b",\"extrapolates\":");
-            push_bool(out, answer.extrapolates[row]);
-        }
-        if let Some(id) = ids.and_then(|ids| ids.get(row)) {
-            out.extend_from_slice(format!(",\"prediction_id\":\"{id}\"").as_bytes());
-        }
-        out.extend_from_slice(b"}\n");
-    }
-}
-
-/// A column a figure; with several targets each carries the target's name.
-fn write_table(predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) -> Result<Vec<u8>, ServiceError> {
-    let (answer, targets) = (&predicted.answer, &predicted.version.document.target);
-    let count = targets.len().max(1);
-    let rows = answer.predictions.len() / count;
-    let mut owned = Vec::new();
-    for (name, values) in [("prediction", &answer.predictions), ("lower", &answer.lower), ("upper", &answer.upper)] {
-        if values.is_empty() && name != "prediction" {
-            continue;
-        }
-        for (place, target) in targets.iter().enumerate() {
-            let name = if count == 1 { name.to_owned() } else { format!("{target}_{name}") };
-            owned.push((name, values.iter().skip(place).step_by(count).copied().collect::<Vec<f64>>()));
-        }
-    }
-    let mut columns: Vec<(String, Answered<'_>)> = owned.iter().map(|(name, values)| (name.clone(), Answered::Numbers(values))).collect();
-    if wanted.leverage {
-        columns.push(("leverage".to_owned(), Answered::Numbers(&answer.leverage)));
-    }
-    if wanted.extrapolates {
-        columns.push(("extrapolates".to_owned(), Answered::Booleans(&answer.extrapolates)));
-    }
-    if let Some(ids) = ids {
-        columns.push(("prediction_id".to_owned(), Answered::Texts(ids.iter().map(ToString::to_string).collect())));
-    }
-    let metadata = [("lsqd-version-sequence".to_owned(), format!("{}-{}", predicted.version.number, predicted.sequence))];
-    write_arrow(columns, rows, metadata).map_err(|_| ServiceError::Internal("an Arrow stream could not be written"))
-}
-
-/// A header and one line a row; with several targets each column carries the target's name.
-fn write_csv(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) {
-    let targets = &predicted.version.document.target;
-    let answer = &predicted.answer;
-    let groups: Vec<(&str, &[f64])> = [("prediction", &answer.predictions), ("lower", &answer.lower), ("upper", &answer.upper)]
-        .into_iter()
-        .filter(|(name, _)| wanted.interval || *name == "prediction")
-        .map(|(name, values)| (name, values.as_slice()))
-        .collect();
-    let mut first = true;
-    let mut comma = |out: &mut Vec<u8>| {
-        if !std::mem::take(&mut first) {
-            out.push(b',');
-        }
-    };
-    for (name, _) in &groups {
-        for target in targets {
-            comma(out);
-            if targets.len() == 1 {
-                out.extend_from_slice(name.as_bytes());
-            } else {
-                push_csv_cell(out, &format!("{target}_{name}"));
-            }
-        }
-    }
-    if wanted.leverage {
-        comma(out);
-        out.extend_from_slice(b"leverage");
-    }
-    if wanted.extrapolates {
-        comma(out);
-        out.extend_from_slice(b"extrapolates");
-    }
-    if ids.is_some() {
-        comma(out);
-        out.extend_from_slice(b"prediction_id");
-    }
-    out.push(b'\n');
-    let count = targets.len().max(1);
-    for row in 0..answer.predictions.len() / count {
-        let mut first = true;
-        let mut comma = |out: &mut Vec<u8>| {
-            if !std::mem::take(&mut first) {
-                out.push(b',');
-            }
-        };
-        for (_, values) in &groups {
-            for value in &values[row * count..(row + 1) * count] {
-                comma(out);
-                if value.is_finite() {
-                    push_number(out, *value);
-                }
-            }
-        }
-        if wanted.leverage {
-            comma(out);
-            push_number(out, answer.leverage[row]);
-        }
-        if wanted.extrapolates {
-            comma(out);
-            push_bool(out, answer.extrapolates[row]);
-        }
-        if let Some(id) = ids.and_then(|ids| ids.get(row)) {
-            comma(out);
-            out.extend_from_slice(id.to_string().as_bytes());
-        }
-        out.push(b'\n');
-    }
 }

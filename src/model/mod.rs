@@ -1,6 +1,7 @@
 //! What a model is: what was asked for, the version that came of it, its state as it learns, and the answers it gives. Pure; nothing here
 //! waits for anything.
 
+pub mod answers;
 mod bytes;
 mod drift;
 pub mod monitor;
@@ -12,6 +13,7 @@ pub mod state;
 pub mod version;
 mod window;
 
+pub use answers::{Figure, Wanted};
 pub use prediction::{Answer, IntervalKind, Question};
 pub use prediction_id::PredictionId;
 pub use specification::{

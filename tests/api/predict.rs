@@ -128,6 +128,30 @@ async fn fields_limit_the_answer() {
     assert_eq!(ask("?fields=predictions%2Cextrapolates").await["extrapolates"], json!([false]));
     let text = server.post("/v1/models/simple/predict?fields=predictions").csv("x\n3\n").expect(200).await.text();
     assert_eq!(text.lines().next(), Some("prediction"));
+    // What is listed is answered and nothing else, in every dialect.
+    let interval = json!({"rows": [{"x": 3}], "interval": {}, "explain": true});
+    let less = server.post("/v1/models/simple/predict?fields=upper,version").json(&interval).expect(200).await.json();
+    for member in ["predictions", "lower", "leverage", "extrapolates", "contributions"] {
+        assert_eq!(less[member], Value::Null, "{member}");
+    }
+    assert!(less["upper"][0].is_number() && less["version"] == 1);
+    let send = |media: &str, text: &str, query: &str| {
+        server.post(format!("/v1/models/simple/predict?interval=prediction&explain=true&fields={query}")).typed(media, text)
+    };
+    let line = send("application/x-ndjson", "{\"x\":3}\n", "predictions").expect(200).await.json();
+    assert_eq!(line, json!({"prediction": full["predictions"][0]}));
+    let line = send("application/x-ndjson", "{\"x\":3}\n", "lower,contributions,version").expect(200).await.json();
+    assert_eq!(line.as_object().unwrap().keys().collect::<Vec<_>>(), ["lower", "contributions", "version", "sequence"]);
+    agree(
+        &[numbers(&json!([line["contributions"]["(baseline)"], line["contributions"]["x"]])).iter().sum()],
+        &numbers(&full["predictions"]),
+        13.0,
+    );
+    let text = send("text/csv", "x\n3\n", "upper,predictions,version,contributions,scores").expect(200).await.text();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("prediction,upper,(baseline)_contribution,x_contribution,version,sequence"));
+    assert!(lines.next().unwrap().ends_with(",1,0"), "{text}");
+    assert_eq!(send("text/csv", "x\n3\n", "scores").refused(422, "invalid_request").await.pointers(), ["/fields"]);
     for (query, pointer) in [("fields=colour", "/fields"), ("interval=prediction", "/"), ("colour=red", "/")] {
         let reply = server
             .post(format!("/v1/models/simple/predict?{query}"))
