@@ -54,13 +54,7 @@ pub fn parse_arrow(body: &[u8], schema: &InputSchema, options: &RowsOptions, row
 ///
 /// # Errors
 /// Cells are wrong; `rows` is empty then.
-pub fn parse_columns(
-    columns: &[ArrayRef],
-    count: usize,
-    first_row: u64,
-    schema: &InputSchema,
-    rows: &mut Rows,
-) -> Result<(), ParseError> {
+pub fn parse_columns(columns: &[ArrayRef], count: usize, first_row: u64, schema: &InputSchema, rows: &mut Rows) -> Result<(), ParseError> {
     guarded(rows, |rows| {
         let targets: Vec<Target> = (0..schema.len()).map(Target::Input).collect();
         let options = RowsOptions { allow_id: false, max_rows: usize::MAX };
@@ -82,8 +76,7 @@ fn guarded(rows: &mut Rows, parse: impl FnOnce(&mut Rows) -> Result<(), ParseErr
 
 /// The reader panics at some streams that lie about their offsets. Nothing of ours is half done then: the rows are cleared.
 fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParseError>) -> Result<T, ParseError> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(broken(&ArrowError::ParseError(String::new()))))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| Err(broken(&ArrowError::ParseError(String::new()))))
 }
 
 /// An Arrow stream that arrives piece by piece. What is held is at most one of its batches, which has a limit, and the last piece.
@@ -592,10 +585,7 @@ mod tests {
         let good = ("region".to_owned(), texts(&["south"]));
         assert_eq!(faults(vec![good.clone(), ("x".to_owned(), numbers(&[f64::NAN]))], 1), ["/rows/0/x"]);
         assert_eq!(faults(vec![good.clone(), ("x".to_owned(), texts(&["one"]))], 1), ["/rows/0/x"]);
-        assert_eq!(
-            faults(vec![("region".to_owned(), texts(&["east"])), ("x".to_owned(), numbers(&[1.0]))], 1),
-            ["/rows/0/region"]
-        );
+        assert_eq!(faults(vec![("region".to_owned(), texts(&["east"])), ("x".to_owned(), numbers(&[1.0]))], 1), ["/rows/0/region"]);
         assert_eq!(faults(vec![good, ("z".to_owned(), numbers(&[1.0]))], 1), ["/columns/1", "/columns"]);
     }
 

@@ -4,10 +4,22 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Lines of a batch at the most.
-const LINES: u64 = 1_000;
-/// Bytes after which a batch is full. Its last line may reach beyond.
-const BYTES: usize = 256 << 10;
+/// When a batch is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// Lines at the most.
+    pub lines: u64,
+    /// Bytes after which it is full. Its last line may reach beyond.
+    pub bytes: usize,
+}
+
+impl Full {
+    /// Batches that are learnt: each is a record of the log.
+    pub const LEARNT: Self = Self { lines: 1_000, bytes: 256 << 10 };
+    /// Batches that are answered and forgotten: large enough that handing them to another core costs little beside the work.
+    pub const ANSWERED: Self = Self { lines: 16_384, bytes: 512 << 10 };
+}
+
 /// Bytes of a line at the most.
 const LONGEST: usize = 1 << 20;
 
@@ -53,6 +65,7 @@ enum Place {
 #[derive(Debug)]
 pub struct Batches {
     lines: Lines,
+    full: Full,
     buffer: BytesMut,
     /// Bytes that were looked at.
     scanned: usize,
@@ -78,9 +91,10 @@ pub struct Batches {
 impl Batches {
     /// Nothing has arrived yet.
     #[must_use]
-    pub fn new(lines: Lines) -> Self {
+    pub fn new(lines: Lines, full: Full) -> Self {
         Self {
             lines,
+            full,
             buffer: BytesMut::new(),
             scanned: 0,
             whole: 0,
@@ -123,8 +137,9 @@ impl Batches {
     /// Whether a batch is as large as it may become, or an error waits behind it.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let most = if self.single { 1 } else { LINES };
-        self.too_long || self.count > 0 && (self.count >= most || self.whole >= BYTES || self.next_line + self.whole_ends > self.border)
+        let most = if self.single { 1 } else { self.full.lines };
+        self.too_long
+            || self.count > 0 && (self.count >= most || self.whole >= self.full.bytes || self.next_line + self.whole_ends > self.border)
     }
 
     /// Whether there is no whole line.
@@ -203,24 +218,41 @@ impl Batches {
             return memchr::memchr(b'\n', &self.buffer[self.scanned..]).map(|length| self.scanned + length);
         }
         let mut at = self.scanned;
-        while let Some(&byte) = self.buffer.get(at) {
-            self.place = match (self.place, byte) {
-                (Place::Quoted, b'"') => Place::Quote,
-                (Place::Quoted, _) => {
-                    self.ends += u64::from(byte == b'\n');
-                    Place::Quoted
+        loop {
+            let rest = &self.buffer[at..];
+            match self.place {
+                Place::Quoted => {
+                    at += memchr::memchr2(b'"', b'\n', rest)? + 1;
+                    if self.buffer[at - 1] == b'"' {
+                        self.place = Place::Quote;
+                    } else {
+                        self.ends += 1;
+                    }
                 }
-                (_, b'\n') => {
-                    self.place = Place::FieldStart;
-                    return Some(at);
+                Place::Quote => {
+                    // A second quote goes on with the field; anything else is looked at as what stands outside of quotes.
+                    let doubled = *rest.first()? == b'"';
+                    at += usize::from(doubled);
+                    self.place = if doubled { Place::Quoted } else { Place::Plain };
                 }
-                (Place::FieldStart | Place::Quote, b'"') => Place::Quoted,
-                (_, b',') => Place::FieldStart,
-                _ => Place::Plain,
-            };
-            at += 1;
+                Place::FieldStart | Place::Plain => {
+                    let found = memchr::memchr2(b'\n', b'"', rest);
+                    let before = &rest[..found.unwrap_or(rest.len())];
+                    // A quote opens a field only where the field begins; elsewhere it is text.
+                    match before.last() {
+                        Some(b',') => self.place = Place::FieldStart,
+                        Some(_) => self.place = Place::Plain,
+                        None => {}
+                    }
+                    at += found? + 1;
+                    if self.buffer[at - 1] == b'\n' {
+                        self.place = Place::FieldStart;
+                        return Some(at - 1);
+                    }
+                    self.place = if self.place == Place::FieldStart { Place::Quoted } else { Place::Plain };
+                }
+            }
         }
-        None
     }
 }
 
@@ -232,7 +264,7 @@ mod tests {
 
     /// All batches of a text that comes in pieces of `size` bytes, taken as soon as they are full.
     fn cut(lines: Lines, text: &[u8], size: usize) -> Vec<Batch> {
-        let mut batches = Batches::new(lines);
+        let mut batches = Batches::new(lines, Full::LEARNT);
         let mut taken = Vec::new();
         for piece in text.chunks(size) {
             batches.push(piece);
@@ -263,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_last_line_needs_no_end_and_a_line_that_is_not_whole_waits() {
-        let mut batches = Batches::new(Lines::Plain);
+        let mut batches = Batches::new(Lines::Plain, Full::LEARNT);
         batches.push(b"a\nb");
         assert_eq!(batches.take().unwrap().unwrap(), Batch { text: Bytes::from_static(b"a\n"), first_line: 1, last_line: 1 });
         assert_eq!((batches.take().unwrap(), batches.is_empty(), batches.next_line()), (None, true, 2));
@@ -271,7 +303,7 @@ mod tests {
         batches.end();
         assert_eq!(batches.take().unwrap().unwrap(), Batch { text: Bytes::from_static(b"bc"), first_line: 2, last_line: 2 });
         assert_eq!(batches.take(), Ok(None));
-        let mut quoted = Batches::new(Lines::Records);
+        let mut quoted = Batches::new(Lines::Records, Full::LEARNT);
         quoted.push(b"a,\"b\nc\"\nd,\"e\n");
         quoted.end();
         let spans: Vec<_> = std::iter::from_fn(|| quoted.take().unwrap()).map(|batch| (batch.first_line, batch.last_line)).collect();
@@ -280,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_border_and_a_single_line_end_a_batch() {
-        let mut batches = Batches::new(Lines::Plain);
+        let mut batches = Batches::new(Lines::Plain, Full::LEARNT);
         batches.set_border(3);
         batches.set_single(true);
         batches.push(b"1\n2\n3\n4\n5\n");
@@ -299,7 +331,7 @@ mod tests {
         let line = [vec![b'x'; 200 << 10], vec![b'\n']].concat();
         let batches = cut(Lines::Plain, &line.repeat(5), 1 << 16);
         assert_eq!(batches.iter().map(|batch| batch.last_line).collect::<Vec<_>>(), [2, 4, 5]);
-        let mut batches = Batches::new(Lines::Plain);
+        let mut batches = Batches::new(Lines::Plain, Full::LEARNT);
         batches.push(b"1\n2\n");
         let mut held = 0;
         while !batches.is_full() {

@@ -19,7 +19,7 @@ mod summary;
 pub mod tensor;
 pub mod write;
 
-pub use batches::{Batch, Batches, LineTooLong, Lines};
+pub use batches::{Batch, Batches, Full, LineTooLong, Lines};
 pub use fault::{Fault, Faults};
 pub use input::{Input, InputKind, InputSchema, Unseen};
 pub use reader::{Format, ReadError, ReadOptions, Reader};

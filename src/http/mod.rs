@@ -17,6 +17,7 @@ mod models;
 mod online;
 mod operations;
 mod predict;
+mod predict_stream;
 mod summary;
 mod updates;
 mod wire;

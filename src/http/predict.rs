@@ -1,5 +1,6 @@
 //! `POST /v1/models/{name}/predict`: rows straight into a buffer of floats, answers straight into bytes.
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -8,8 +9,9 @@ use axum::response::Response;
 use super::answers::{Writer, push_bool, push_contributions, push_row};
 use super::error::{ApiError, Code};
 use super::extract::Path;
+use super::middleware::RequestId;
 use super::wire::{Fields, refuse};
-use super::{App, extract};
+use super::{App, extract, predict_stream};
 use crate::frame::Fault;
 use crate::frame::arrow_stream::parse_arrow;
 use crate::frame::reply::{push_json_string, push_number};
@@ -83,11 +85,16 @@ pub(super) async fn predict(
     State(app): State<App>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    Extension(id): Extension<RequestId>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
-    let Asked { mut question, mut wanted, mut at, mut remember } = asked(query.as_deref(), dialect)?;
+    let asked = asked(query.as_deref(), dialect)?;
+    if predict_stream::is_stream(dialect, &asked, &body) {
+        return predict_stream::stream(app, name, dialect, asked, id, headers, body).await;
+    }
+    let Asked { mut question, mut wanted, mut at, mut remember } = asked;
     let answerer = app.service.answerer(&name).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
@@ -115,8 +122,8 @@ pub(super) async fn predict(
     }
     let mut predicted = app.service.predict(answerer, rows, question, remember)?;
     let ids = app.service.remember(&mut predicted).await?;
-    let write = move || -> Result<(Vec<u8>, String), ApiError> {
-        let tag = format!("{}-{}", predicted.version.number, predicted.sequence);
+    let (number, sequence) = (predicted.version.number, predicted.sequence);
+    let write = move || -> Result<Vec<u8>, ApiError> {
         let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
         if dialect == Dialect::Json {
             write_json(&mut out, &predicted, ids.as_deref(), wanted);
@@ -126,18 +133,22 @@ pub(super) async fn predict(
             writer.rows(&mut out, &predicted.answer, ids.as_deref())?;
             out.extend_from_slice(writer.end());
         }
-        Ok((out, tag))
+        Ok(out)
     };
-    let (out, tag) = if large { off_thread(write).await? } else { write()? };
+    let out = if large { off_thread(write).await? } else { write()? };
     let mut response = Response::new(Body::from(Bytes::from(out)));
     response.headers_mut().insert(header::CONTENT_TYPE, dialect.media());
-    if dialect != Dialect::Json
-        && let Ok(tag) = HeaderValue::from_str(&tag)
-    {
-        // Lines and tables have no place for it.
-        response.headers_mut().insert("lsqd-version-sequence", tag);
+    if dialect != Dialect::Json {
+        stamp(&mut response, number, sequence);
     }
     Ok(response)
+}
+
+/// Says who answered, for which lines and tables have no place but in each row.
+pub(super) fn stamp(response: &mut Response, version: u64, sequence: u64) {
+    if let Ok(tag) = HeaderValue::from_str(&format!("{version}-{sequence}")) {
+        response.headers_mut().insert("lsqd-version-sequence", tag);
+    }
 }
 
 const OPTIONS: RowsOptions = RowsOptions { allow_id: false, max_rows: 10_000_000 };
@@ -192,7 +203,8 @@ pub(super) fn asked(query: Option<&str>, dialect: Dialect) -> Result<Asked, ApiE
 
 /// Refuses a table of no columns.
 pub(super) fn something(wanted: Wanted) -> Result<(), ApiError> {
-    let nothing = wanted.is_nothing().then(|| fault("/fields", "`fields` lists nothing that is asked for, so that there is nothing to answer"));
+    let nothing =
+        wanted.is_nothing().then(|| fault("/fields", "`fields` lists nothing that is asked for, so that there is nothing to answer"));
     refuse(Code::InvalidRequest, nothing.into_iter().collect())
 }
 

@@ -25,7 +25,7 @@ const LARGE: usize = 64 * 1024;
 const STREAMED: u64 = 256 * 1024;
 
 /// A stream that ends early leaves the rest of its body unread, after which a connection cannot be used again; the client is told beforehand.
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
+pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 const OPTIONS: RowsOptions = RowsOptions { allow_id: true, max_rows: 1_000_000 };
 

@@ -3,6 +3,7 @@
 //! Here stands in which order things happen and what is one transaction. Not here: status codes and headers (`http`), SQL (`store`),
 //! matrices (`lsq`).
 
+mod arriving;
 mod catalogue;
 mod datasets;
 mod diagnose;
@@ -17,6 +18,7 @@ mod label;
 mod learn;
 mod models;
 mod predict;
+mod predict_stream;
 mod refit;
 mod source;
 mod stream;
@@ -42,6 +44,7 @@ pub use jobs::{Job, JobState};
 pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
 pub use predict::{Answerer, Predicted};
+pub use predict_stream::{Answers, Broken, Form};
 pub use stream::{Acknowledgement, StreamedUpdate};
 pub use update::Update;
 

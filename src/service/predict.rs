@@ -27,6 +27,27 @@ impl Answerer {
         &self.version.inputs
     }
 
+    /// The sequence of its state.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.state.sequence()
+    }
+
+    /// The answer to rows, all of it finite.
+    pub(super) fn answer(&self, rows: &Rows, question: Question) -> Result<Answer, ServiceError> {
+        let answer = answer(&self.state, &self.version.design, rows.count, &rows.values, question);
+        let targets = self.version.document.target.len().max(1);
+        if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
+            let row = place / targets;
+            return Err(ServiceError::request(
+                format!("/rows/{row}"),
+                format!("row {}: the prediction is not a finite number; its values are too large", row + 1),
+            ));
+        }
+        metrics::counter!(telemetry::PREDICTIONS).increment(rows.count as u64);
+        Ok(answer)
+    }
+
     /// Degrees of freedom of the residual variance.
     #[must_use]
     pub fn degrees_of_freedom(&self) -> f64 {
@@ -88,17 +109,8 @@ impl Service {
     /// # Errors
     /// A prediction is not finite.
     pub fn predict(&self, answerer: Answerer, rows: Rows, question: Question, remember: bool) -> Result<Predicted, ServiceError> {
+        let answer = answerer.answer(&rows, question)?;
         let Answerer { version, state } = answerer;
-        let answer = answer(&state, &version.design, rows.count, &rows.values, question);
-        let targets = version.document.target.len().max(1);
-        if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
-            let row = place / targets;
-            return Err(ServiceError::request(
-                format!("/rows/{row}"),
-                format!("row {}: the prediction is not a finite number; its values are too large", row + 1),
-            ));
-        }
-        metrics::counter!(telemetry::PREDICTIONS).increment((answer.predictions.len() / targets) as u64);
         let kept = remember.then(|| Kept { cells: rows.values, rows: rows.count });
         Ok(Predicted { sequence: state.sequence(), version, answer, kept })
     }

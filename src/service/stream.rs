@@ -10,22 +10,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 use tokio::sync::{oneshot, watch};
 
+use super::arriving::{LARGE, Reading, by_line, receive};
 use super::catalogue::Version;
 use super::error::ServiceError;
 use super::idempotency::Mark;
 use super::learn::{Reply, UpdateRequest};
 use super::update::{check_learns, expected_sequence, with_weights};
 use super::{Fingerprint, IdempotencyKey, Replayable, Service};
-use crate::frame::rows::{Rows, RowsOptions, parse_csv_batch, parse_ndjson_batch};
-use crate::frame::{Batch, Batches, Fault, InputSchema, Lines};
+use crate::frame::rows::{Rows, RowsOptions};
+use crate::frame::{Batch, Batches, Full, Lines};
 
 /// Batches of one stream that may be on their way to the disk: enough that several share a commit while the next is parsed.
 const IN_FLIGHT: usize = 4;
-/// Batches larger than this are parsed off the async threads.
-const LARGE: usize = 64 << 10;
 
 const OPTIONS: RowsOptions = RowsOptions { allow_id: true, max_rows: 1_000_000 };
 
@@ -70,7 +69,7 @@ impl Service {
         if held.is_some() {
             return Err(ServiceError::Conflict(super::models::HELD));
         }
-        let mut batches = Batches::new(asked.lines);
+        let mut batches = Batches::new(asked.lines, Full::LEARNT);
         let mut keyed = None;
         if let Some((key, fingerprint)) = asked.idempotency {
             let key = fingerprint.key(&key);
@@ -89,15 +88,15 @@ impl Service {
         if expected_sequence.is_some_and(|sequence| sequence != state.sequence()) {
             return Err(ServiceError::Precondition);
         }
-        batches.set_single(asked.lines == Lines::Records);
+        let reading = Reading::new(asked.lines, OPTIONS);
+        batches.set_single(reading.awaits_header());
         let flow = Flow {
             service: self.clone(),
             stopping: self.stopping.subscribe(),
             version: version.clone(),
             body,
-            lines: asked.lines,
+            reading,
             batches,
-            header: None,
             in_flight: VecDeque::new(),
             ended: false,
             failure: None,
@@ -136,10 +135,8 @@ struct Flow<B> {
     stopping: watch::Receiver<bool>,
     version: Arc<Version>,
     body: B,
-    lines: Lines,
+    reading: Reading,
     batches: Batches,
-    /// The header of CSV and its line.
-    header: Option<(Bytes, u64)>,
     in_flight: VecDeque<InFlight>,
     /// Whether the body has ended.
     ended: bool,
@@ -174,16 +171,13 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
                     let answer = answer.unwrap_or(Err(ServiceError::Unavailable("the server is stopping")));
                     return self.answered(answer);
                 }
-                () = async { drop(self.stopping.wait_for(|stopping| *stopping).await) }, if more => {
-                    self.fail(None, ServiceError::Unavailable("the server is stopping; send the rest again in a moment"));
-                }
-                piece = self.body.next(), if more => match piece {
-                    Some(Ok(piece)) => self.batches.push(&piece),
-                    Some(Err(error)) => self.fail(None, error),
-                    None => {
+                piece = receive(&mut self.body, &mut self.stopping), if more => match piece {
+                    Ok(Some(piece)) => self.batches.push(&piece),
+                    Ok(None) => {
                         self.ended = true;
                         self.batches.end();
                     }
+                    Err(error) => self.fail(None, error),
                 },
                 // Nothing more has arrived by now.
                 () = std::future::ready(()), if room && !self.batches.is_empty() => {
@@ -205,9 +199,8 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
     fn lacking(&self) -> Option<Acknowledgement> {
         let error = if self.keyed.as_ref().is_some_and(|keyed| keyed.known.is_some()) {
             ServiceError::IdempotencyMismatch
-        } else if self.lines == Lines::Records && self.header.is_none() && self.ended {
-            let detail = "the body is not CSV: it has no header line".to_owned();
-            ServiceError::Syntax(Fault { pointer: String::new(), detail })
+        } else if self.ended {
+            self.reading.lacking()?
         } else {
             return None;
         };
@@ -245,8 +238,9 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
         if let Some(keyed) = &mut self.keyed {
             keyed.so_far.add(&batch.text);
         }
-        if self.lines == Lines::Records && self.header.is_none() {
-            self.take_header(batch)?;
+        if self.reading.awaits_header() {
+            self.reading.take_header(batch, &self.version.update_inputs)?;
+            self.batches.set_single(self.reading.awaits_header());
             return Ok(None);
         }
         if let Some(keyed) = &mut self.keyed
@@ -266,7 +260,7 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
             return Ok(Some(Acknowledgement { first_line: 1, last_line: Some(batch.last_line), outcome }));
         }
         let (first_line, last_line) = (batch.first_line, batch.last_line);
-        let rows = parse_batch(self.header.clone(), self.version.clone(), batch).await?;
+        let rows = parse_batch(&self.reading, self.version.clone(), batch).await?;
         if rows.count == 0 {
             return Ok(None);
         }
@@ -290,63 +284,19 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
         self.in_flight.push_back(InFlight { first_line, last_line, lines: rows.lines, answer });
         Ok(None)
     }
-
-    /// Takes the first line that is not blank as the header, and has its faults told before any row is learnt.
-    fn take_header(&mut self, batch: Batch) -> Result<(), ServiceError> {
-        if batch.text.iter().all(u8::is_ascii_whitespace) {
-            return Ok(());
-        }
-        let header = (batch.text, batch.first_line);
-        parse(Some(&header), &[], batch.last_line + 1, &self.version.update_inputs)?;
-        self.header = Some(header);
-        self.batches.set_single(false);
-        Ok(())
-    }
 }
 
 /// The rows of a batch, where it is large on a thread that may be kept busy.
-async fn parse_batch(header: Option<(Bytes, u64)>, version: Arc<Version>, batch: Batch) -> Result<Rows, ServiceError> {
+async fn parse_batch(reading: &Reading, version: Arc<Version>, batch: Batch) -> Result<Rows, ServiceError> {
     let large = batch.text.len() > LARGE;
-    let work = move || parse(header.as_ref(), &batch.text, batch.first_line, &version.update_inputs);
+    let reading = reading.clone();
+    let work = move || {
+        let mut rows = Rows::default();
+        reading.parse(&batch, &version.update_inputs, &mut rows)?;
+        Ok(rows)
+    };
     if !large {
         return work();
     }
     tokio::task::spawn_blocking(work).await.map_err(|_| ServiceError::Internal("the parser of a stream panicked"))?
-}
-
-/// The rows of a batch; CSV has a header.
-fn parse(header: Option<&(Bytes, u64)>, text: &[u8], first_line: u64, schema: &InputSchema) -> Result<Rows, ServiceError> {
-    let mut rows = Rows::default();
-    match header {
-        Some((header, line)) => parse_csv_batch((header, *line), (text, first_line), schema, &OPTIONS, &mut rows)?,
-        None => parse_ndjson_batch(text, first_line, schema, &OPTIONS, &mut rows)?,
-    }
-    Ok(rows)
-}
-
-/// A row that could not be learnt, named by its line.
-fn by_line(error: ServiceError, lines: &[u64]) -> ServiceError {
-    let ServiceError::Request(mut faults) = error else { return error };
-    for fault in &mut faults {
-        let row = fault.pointer.strip_prefix("/rows/").and_then(|row| row.parse::<usize>().ok());
-        if let Some(line) = row.and_then(|row| lines.get(row)) {
-            let what = fault.detail.split_once(": ").map_or(fault.detail.as_str(), |(_, what)| what);
-            *fault = Fault { pointer: format!("/lines/{line}"), detail: format!("line {line}: {what}") };
-        }
-    }
-    ServiceError::Request(faults)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_row_that_cannot_be_learnt_is_named_by_its_line() {
-        let error = ServiceError::request("/rows/1", "row 2: it is too large");
-        let ServiceError::Request(faults) = by_line(error, &[4, 9]) else { panic!("another error") };
-        assert_eq!(faults, [Fault { pointer: "/lines/9".to_owned(), detail: "line 9: it is too large".to_owned() }]);
-    }
 }

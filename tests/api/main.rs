@@ -15,5 +15,6 @@ mod labels;
 mod online;
 mod operations;
 mod predict;
+mod predict_stream;
 mod streams;
 mod updates;
