@@ -83,14 +83,17 @@ impl Wanted {
         let targets = &document.target;
         let named = |target: &str, name: &str| if targets.len() == 1 { name.to_owned() } else { format!("{target}_{name}") };
         let mut columns = Vec::new();
-        let members: [(bool, &str, fn(usize) -> Figure); 3] = [
-            (self.predictions, "prediction", Figure::Prediction),
-            (self.lower, "lower", Figure::Lower),
-            (self.upper, "upper", Figure::Upper),
-        ];
-        for (wanted, name, figure) in members {
-            if wanted {
-                columns.extend(targets.iter().enumerate().map(|(place, target)| (named(target, name), figure(place))));
+        for (wanted, name) in [(self.predictions, "prediction"), (self.lower, "lower"), (self.upper, "upper")] {
+            if !wanted {
+                continue;
+            }
+            for (place, target) in targets.iter().enumerate() {
+                let figure = match name {
+                    "prediction" => Figure::Prediction(place),
+                    "lower" => Figure::Lower(place),
+                    _ => Figure::Upper(place),
+                };
+                columns.push((named(target, name), figure));
             }
         }
         if self.leverage {

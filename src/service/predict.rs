@@ -111,7 +111,7 @@ impl Service {
     pub fn predict(&self, answerer: Answerer, rows: Rows, question: Question, remember: bool) -> Result<Predicted, ServiceError> {
         let answer = answerer.answer(&rows, question)?;
         let Answerer { version, state } = answerer;
-        let kept = remember.then(|| Kept { cells: rows.values, rows: rows.count });
+        let kept = remember.then_some(Kept { cells: rows.values, rows: rows.count });
         Ok(Predicted { sequence: state.sequence(), version, answer, kept })
     }
 }
