@@ -24,8 +24,9 @@ const HEAD_WAIT: Duration = Duration::from_millis(250);
 /// Bytes of answers that wait for a client which sends all before it reads, as many do. Those to a body that would have been held in
 /// memory whole may all wait.
 const AHEAD: usize = 16 << 20;
-/// How long the connection stays whole after the line that says what went wrong, so that it gets out.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// How long the connection stays whole after the line that says what went wrong, so that it gets out: there may be megabytes of answers before
+/// it, which a client on a busy machine takes its time to read.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Whether a question is answered while it arrives. Rows that are to be remembered are few.
 pub(super) fn is_stream(dialect: Dialect, asked: &Asked, body: &Body) -> bool {
