@@ -50,6 +50,8 @@ pub struct Config {
     pub upload_limit: u64,
     /// How long a remembered prediction waits for its label.
     pub remember_ttl: Duration,
+    /// Whether what versions are asked to predict is watched.
+    pub watch_inputs: bool,
     /// Connections that are open at the same time; past that, new ones wait.
     pub max_connections: usize,
     /// From the first byte of a request to the end of its header.
@@ -169,6 +171,8 @@ settings! {
     body_limit      "LSQD_BODY_LIMIT"      "SIZE"     "64MiB"          "Largest request body that is held in memory";
     upload_limit    "LSQD_UPLOAD_LIMIT"    "SIZE"     "0"              "Largest upload of a dataset, which is streamed; 0 is no limit";
     remember_ttl    "LSQD_REMEMBER_TTL"    "DURATION" "7d"             "How long a remembered prediction waits for its label";
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    watch_inputs    "LSQD_WATCH_INPUTS"    "BOOLEAN"  "true"           "Compare what is predicted with what was trained on; --watch-inputs=false does not";
     max_connections "LSQD_MAX_CONNECTIONS" "COUNT"    "1024"           "Connections open at the same time; past that, new ones wait";
     header_timeout  "LSQD_HEADER_TIMEOUT"  "DURATION" "10s"            "From the first byte of a request to the end of its header";
     body_timeout    "LSQD_BODY_TIMEOUT"    "DURATION" "30s"            "Longest time without a byte of a body, in either direction";
@@ -369,6 +373,7 @@ impl Config {
             Duration::ZERO => Err("is 0, with which nothing would be remembered; the default is 7d".to_owned()),
             duration => Ok(duration),
         });
+        let watch_inputs = texts.watch_inputs.check(&mut faults, boolean);
         let max_connections = texts.max_connections.check(&mut faults, |text| match count::<usize>(text)? {
             // The most permits that a semaphore of the runtime can hand out.
             connections if connections <= usize::MAX >> 3 => Ok(connections),
@@ -402,6 +407,7 @@ impl Config {
                 body_limit: body_limit?,
                 upload_limit: upload_limit?,
                 remember_ttl: remember_ttl?,
+                watch_inputs: watch_inputs?,
                 max_connections: max_connections?,
                 header_timeout: header_timeout?,
                 body_timeout: body_timeout?,

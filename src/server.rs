@@ -88,6 +88,7 @@ impl Server {
             readers: config.readers,
             fit_queue: config.fit_queue,
             remember_ttl: config.remember_ttl,
+            watch_inputs: config.watch_inputs,
         };
         let (service, closing) = Service::open(&config.database, settings).await.map_err(Failure::Open)?;
         Ok(Self { config, listener, service, closing })

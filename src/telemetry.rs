@@ -1,7 +1,8 @@
 //! What the server says about itself: log lines on stderr, and metrics as Prometheus text.
 //!
 //! A metric is named here and nowhere else. Labels are few and bounded (a route, a method, a status, a state): never a name that a caller
-//! chose, which would grow without end. Counting is done where things happen, not here.
+//! chose, which would grow without end. The one exception is what is asked of models, told when it is asked for as [`Lines`]: of so many
+//! models and features and no more, and gone with the model. Counting is done where things happen, not here.
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
@@ -33,6 +34,38 @@ pub const UPLOAD_ROWS: &str = "lsqd_upload_rows_total";
 pub const PREDICTIONS: &str = "lsqd_predictions_total";
 /// Commits of the writer.
 pub const COMMITS: &str = "lsqd_commits_total";
+/// Rows that a version was asked to predict, by `model` and `version`.
+pub const INPUT_ROWS: Family = Family { name: "lsqd_input_rows_total", kind: "counter", help: "Rows that a version predicted" };
+/// Requests to predict that were refused for their rows.
+pub const INPUT_REFUSED: Family =
+    Family { name: "lsqd_input_refused_total", kind: "counter", help: "Requests to predict that were refused for their rows" };
+/// The population stability index of one of the first features, with `feature`.
+pub const INPUT_PSI: Family =
+    Family { name: "lsqd_input_psi", kind: "gauge", help: "Population stability index of a feature in the last hour, less its noise" };
+/// The largest index of any feature.
+pub const INPUT_PSI_LARGEST: Family =
+    Family { name: "lsqd_input_psi_max", kind: "gauge", help: "The largest such index of any feature of the version" };
+/// The largest share of missing values.
+pub const INPUT_MISSING: Family = Family {
+    name: "lsqd_input_missing_ratio_max",
+    kind: "gauge",
+    help: "The largest share of missing values of any feature, in the last hour",
+};
+/// The largest share of unseen categories.
+pub const INPUT_UNSEEN: Family = Family {
+    name: "lsqd_input_unseen_ratio_max",
+    kind: "gauge",
+    help: "The largest share of categories unseen in training of any feature, in the last hour",
+};
+/// Features that have shifted.
+pub const INPUTS_SHIFTED: Family =
+    Family { name: "lsqd_inputs_shifted", kind: "gauge", help: "Features whose values are no longer as in training" };
+/// The share of rows that lie outside of training.
+pub const INPUT_EXTRAPOLATING: Family = Family {
+    name: "lsqd_input_extrapolating_ratio",
+    kind: "gauge",
+    help: "Share of rows that lie farther out than any row of training, in the last hour",
+};
 /// Models in memory.
 pub const MODELS: &str = "lsqd_models";
 /// Datasets in the database.
@@ -88,6 +121,56 @@ pub fn render() -> String {
     HANDLE.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
+/// A metric whose lines are written when they are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+}
+
+/// Lines of metrics, each family's together, as the format wants them.
+#[derive(Debug, Default)]
+pub struct Lines {
+    families: Vec<(Family, String)>,
+}
+
+impl Lines {
+    /// Adds a sample; its labels are names of ours and values of anybody's.
+    pub fn push(&mut self, family: Family, labels: &[(&str, &str)], value: f64) {
+        let place = self.families.iter().position(|(known, _)| *known == family).unwrap_or_else(|| {
+            self.families.push((family, String::new()));
+            self.families.len() - 1
+        });
+        let lines = &mut self.families[place].1;
+        lines.push_str(family.name);
+        for (place, (label, text)) in labels.iter().enumerate() {
+            lines.push(if place == 0 { '{' } else { ',' });
+            lines.push_str(label);
+            lines.push_str("=\"");
+            for character in text.chars() {
+                match character {
+                    '\\' => lines.push_str("\\\\"),
+                    '"' => lines.push_str("\\\""),
+                    '\n' => lines.push_str("\\n"),
+                    other => lines.push(other),
+                }
+            }
+            lines.push('"');
+        }
+        lines.push_str(if labels.is_empty() { " " } else { "} " });
+        lines.push_str(&value.to_string());
+        lines.push('\n');
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        let families = self.families.into_iter();
+        families.map(|(Family { name, kind, help }, lines)| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}\n")).collect()
+    }
+}
+
 /// Keeps the recorder's memory bounded, for as long as it is polled.
 pub async fn upkeep() {
     let mut clock = tokio::time::interval(UPKEEP);
@@ -136,6 +219,24 @@ mod tests {
         };
         assert_eq!((bucket("0.0025").as_str(), bucket("0.005").as_str(), bucket("+Inf").as_str()), ("0", "1", "1"));
         assert!(text.contains("# HELP lsqd_requests_total "), "{text}");
+    }
+
+    #[test]
+    fn lines_stand_by_family_and_their_labels_are_escaped() {
+        let mut lines = Lines::default();
+        for model in ["a\"b\\c", "d"] {
+            lines.push(INPUT_PSI_LARGEST, &[("model", model), ("version", "1")], 0.25);
+            lines.push(INPUTS_SHIFTED, &[("model", model), ("version", "1")], 2.0);
+        }
+        let text = lines.into_text();
+        let own: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        assert_eq!(own.len(), 8);
+        assert_eq!(own[1], "# TYPE lsqd_input_psi_max gauge");
+        assert_eq!(
+            own[2..4],
+            [r#"lsqd_input_psi_max{model="a\"b\\c",version="1"} 0.25"#, r#"lsqd_input_psi_max{model="d",version="1"} 0.25"#]
+        );
+        assert_eq!(own[6], r#"lsqd_inputs_shifted{model="a\"b\\c",version="1"} 2"#);
     }
 
     #[test]

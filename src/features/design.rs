@@ -137,6 +137,23 @@ impl Design {
         self.offsets[feature]..self.offsets[feature + 1]
     }
 
+    /// The cell of a feature from a row of X, whose columns `x` tells: what [`Design::row`] made the row from.
+    #[must_use]
+    pub fn cell(&self, feature: usize, x: impl Fn(usize) -> f64) -> f64 {
+        let mut columns = self.columns_of(feature);
+        match &self.features[feature].encoding {
+            Encoding::Identity | Encoding::Polynomial { .. } => x(columns.start),
+            Encoding::Onehot { drop_first, .. } => {
+                let shift = usize::from(*drop_first);
+                let first = columns.start;
+                #[allow(clippy::cast_precision_loss)] // a level's index
+                columns
+                    .find(|column| x(*column) > 0.0)
+                    .map_or(f64::from(u8::from(*drop_first)) - 1.0, |column| (column - first + shift) as f64)
+            }
+        }
+    }
+
     /// Whether columns are known better than to a float, so that their rounding errors go with them.
     #[must_use]
     pub fn is_extended(&self) -> bool {
@@ -233,6 +250,18 @@ mod tests {
         assert_eq!(design.columns_of(1), 1..4);
         let mut buffer = RowBuffer::default();
         assert_eq!(design.row(&[7.0, 0.0], &mut buffer).high, [7.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_cell_is_what_its_row_was_made_from() {
+        for drop_first in [true, false] {
+            let design = Design::new(vec![size(), region(drop_first)]);
+            let mut buffer = RowBuffer::default();
+            for cells in [[7.0, 0.0], [-3.0, 1.0], [0.5, 2.0]] {
+                let row = design.row(&cells, &mut buffer).high.to_vec();
+                assert_eq!([0, 1].map(|feature| design.cell(feature, |column| row[column])), cells);
+            }
+        }
     }
 
     #[test]

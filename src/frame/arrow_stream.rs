@@ -16,7 +16,7 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, Lack};
 use super::input::{InputKind, InputSchema};
 use super::rows::{ID, LONGEST, MISSING, NO_ID, ParseError, Refusal, Rows, RowsOptions, escaped, missing, repeatable};
 use super::tensor::{of_boolean, of_number};
@@ -262,6 +262,9 @@ fn take(
                         _ => (ID, NO_ID),
                     },
                 };
+                if let Target::Input(input) = *target {
+                    faults.note(input, what);
+                }
                 let place = first_row + (rows.count + row) as u64;
                 faults.push(|| format!("/rows/{place}/{}", escaped(name)), || format!("row {}, column {name:?}: {what}", place + 1));
                 if faults.is_full() {
@@ -295,8 +298,9 @@ fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions) -> Resu
             None => refuse("there is no such feature"),
         }
     }
-    for (input, seen) in schema.inputs().iter().zip(seen) {
+    for (place, (input, seen)) in schema.inputs().iter().zip(seen).enumerate() {
         if input.required && !seen {
+            faults.lack(place, Lack::Missing);
             faults.push(|| "/columns".to_owned(), || format!("column {:?}: {MISSING}", input.name));
         }
     }

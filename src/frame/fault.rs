@@ -12,11 +12,21 @@ pub struct Fault {
 /// Faults kept of one request.
 const REPORTED: usize = 20;
 
+/// What a cell lacks to be predicted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// It is not there.
+    Missing,
+    /// Its category was not seen in training.
+    Unseen,
+}
+
 /// The first twenty faults of a request, and how many there were in all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     first: Vec<Fault>,
     count: u64,
+    lacks: Vec<(usize, Lack)>,
 }
 
 impl Faults {
@@ -26,6 +36,19 @@ impl Faults {
         if self.first.len() < REPORTED {
             self.first.push(Fault { pointer: pointer(), detail: detail() });
         }
+    }
+
+    /// Notes what a fault's cell lacks, by the place of its input; past twenty faults nothing is noted.
+    pub fn lack(&mut self, place: usize, lack: Lack) {
+        if self.first.len() < REPORTED {
+            self.lacks.push((place, lack));
+        }
+    }
+
+    /// What cells lack, by the place of their input.
+    #[must_use]
+    pub fn lacks(&self) -> &[(usize, Lack)] {
+        &self.lacks
     }
 
     /// Whether there is none.

@@ -20,7 +20,7 @@ pub mod tensor;
 pub mod write;
 
 pub use batches::{Batch, Batches, Full, LineTooLong, Lines};
-pub use fault::{Fault, Faults};
+pub use fault::{Fault, Faults, Lack};
 pub use input::{Input, InputKind, InputSchema, Unseen};
 pub use reader::{Format, ReadError, ReadOptions, Reader};
 pub use schema::{Column, ColumnType, Schema};

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, Lack};
 use super::input::{InputKind, InputSchema, Spelling, Unseen};
 use super::scan::{Broken, Literal, Scan, plain_decimal};
 
@@ -200,6 +200,17 @@ pub(super) const NO_ID: Refusal = "is not text of 1 to 128 characters";
 const NO_UTF8: Refusal = "is not UTF-8";
 const AFTER_QUOTE: Refusal = "has text after its closing quote";
 
+impl Faults {
+    /// Notes what the cell of an input lacks, if it is refused for that.
+    pub(super) fn note(&mut self, place: usize, what: Refusal) {
+        match what {
+            MISSING => self.lack(place, Lack::Missing),
+            UNSEEN => self.lack(place, Lack::Unseen),
+            _ => {}
+        }
+    }
+}
+
 /// How the place of a cell is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -310,6 +321,7 @@ impl<'s, 'r> Intake<'s, 'r> {
         let schema = self.schema;
         for (place, input) in schema.inputs().iter().enumerate() {
             if input.required && self.seen[place] != self.number() {
+                self.faults.lack(place, Lack::Missing);
                 self.refuse_cell(&input.name, place, MISSING)?;
             }
         }
@@ -372,7 +384,10 @@ impl<'s, 'r> Intake<'s, 'r> {
     fn refuse_target(&mut self, target: Target, position: usize, what: Refusal) -> Result<(), Stop> {
         let schema = self.schema;
         match target {
-            Target::Input(place) => self.refuse_cell(&schema.inputs()[place].name, position, what),
+            Target::Input(place) => {
+                self.faults.note(place, what);
+                self.refuse_cell(&schema.inputs()[place].name, position, what)
+            }
             Target::Id => self.refuse_cell(ID, position, what),
             Target::Nowhere => Ok(()),
         }
@@ -518,6 +533,7 @@ impl<'s, 'r> Intake<'s, 'r> {
         let schema = self.schema;
         for (place, input) in schema.inputs().iter().enumerate() {
             if input.required && self.seen[place] != HEADER {
+                self.faults.lack(place, Lack::Missing);
                 self.refuse(|| "/columns".to_owned(), || format!("column {:?}: {MISSING}", input.name))?;
             }
         }

@@ -77,6 +77,13 @@ impl Summary {
         Ok(())
     }
 
+    /// The share of rows in which a column is missing, by its place.
+    #[must_use]
+    pub fn missing(&self, column: usize) -> f64 {
+        #[allow(clippy::cast_precision_loss)] // row counts
+        self.columns.get(column).map_or(0.0, |column| column.missing as f64 / self.rows.max(1) as f64)
+    }
+
     /// The columns as a reply shows them.
     #[must_use]
     pub fn columns_json(&self) -> Value {

@@ -207,6 +207,7 @@ fn check_rows(count: usize, max_rows: usize) -> Result<(), ParseError> {
 
 fn refuse(faults: &mut Faults, schema: &InputSchema, row: usize, place: usize, what: Refusal) {
     let name = &schema.inputs()[place].name;
+    faults.note(place, what);
     faults.push(|| format!("/rows/{row}/{}", escaped(name)), || format!("row {}, column {name:?}: {what}", row + 1));
 }
 

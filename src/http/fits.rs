@@ -94,6 +94,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
         })
     });
     let unseen = unseen(&mut fields).unwrap_or_default();
+    let watch_inputs = fields.boolean("watch_inputs").unwrap_or(true);
     let online = fields.object("online").map_or_else(Online::default, |online| online_of(online, &mut fields.faults));
     let covariance = match fields.take("covariance") {
         None => Covariance::Classical,
@@ -172,6 +173,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
         validation,
         covariance,
         constraints,
+        watch_inputs,
     })
 }
 

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::extract::{self, Path};
 use super::predict::off_thread;
 use crate::frame::reply::{push_json_string, push_number};
-use crate::frame::rows::Rows;
+use crate::frame::rows::{ParseError, Rows};
 use crate::frame::tensor::{Datatype, Elements, Tensor, parse_tensors};
 use crate::frame::{Fault, InputKind, InputSchema};
 use crate::lsq::inference::student_t_quantile;
@@ -271,7 +271,7 @@ async fn answer(app: &App, name: String, which: Option<String>, headers: &Header
     let large = body.len() > LARGE;
     let service = app.service.clone();
     let work = move || -> Result<Response, ApiError> {
-        let asked = read(&body, head, answerer.inputs())?;
+        let asked = read(&body, head, answerer.inputs(), |error| answerer.refused(error))?;
         let degrees = answerer.degrees_of_freedom();
         let quantile = if degrees > 0.0 { student_t_quantile(asked.level, degrees) } else { f64::NAN };
         let predicted = service.predict(answerer, asked.rows, asked.question, false)?;
@@ -289,7 +289,7 @@ fn says_yes(parameters: &Map<String, Value>, name: &str) -> bool {
     matches!(parameters.get(name), Some(Value::Bool(true))) || parameters.get(name).and_then(Value::as_i64) == Some(1)
 }
 
-fn read(body: &Bytes, head: usize, inputs: &InputSchema) -> Result<Inference, ApiError> {
+fn read(body: &Bytes, head: usize, inputs: &InputSchema, refused: impl Fn(ParseError) -> ServiceError) -> Result<Inference, ApiError> {
     let (json, mut binary) = body.split_at(head);
     let asked: Asked = serde_json::from_slice(json).map_err(|error| {
         let bare = ["NaN", "Infinity"].into_iter().find(|word| json.windows(word.len()).any(|part| part == word.as_bytes()));
@@ -348,7 +348,7 @@ fn read(body: &Bytes, head: usize, inputs: &InputSchema) -> Result<Inference, Ap
         ..Question::default()
     };
     let mut rows = Rows::default();
-    parse_tensors(&tensors, inputs, ROWS, &mut rows).map_err(ServiceError::from)?;
+    parse_tensors(&tensors, inputs, ROWS, &mut rows).map_err(refused)?;
     Ok(Inference { id: asked.id, wanted, question, level, rows })
 }
 

@@ -10,6 +10,7 @@ mod error;
 mod extract;
 mod fits;
 mod inference;
+mod inputs;
 mod jobs;
 mod labels;
 mod middleware;
@@ -80,6 +81,7 @@ routes! {
     PUT    "/v1/models/{name}/aliases/{alias}"      => models::set_alias,
     DELETE "/v1/models/{name}/aliases/{alias}"      => models::delete_alias,
     POST   "/v1/models/{name}/predict"              => predict::predict,
+    GET    "/v1/models/{name}/inputs"               => inputs::show,
     POST   "/v1/models/{name}/updates"              => updates::learn,
     DELETE "/v1/models/{name}/updates/{sequence}"   => online::erase,
     DELETE "/v1/models/{name}/updates/by-id/{id}"   => online::erase_event,

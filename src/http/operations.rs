@@ -28,7 +28,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     app.service.gauge().await;
-    text("text/plain; version=0.0.4; charset=utf-8", (app.metrics)())
+    text("text/plain; version=0.0.4; charset=utf-8", (app.metrics)() + &app.service.input_metrics())
 }
 
 pub(super) async fn openapi() -> Response {

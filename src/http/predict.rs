@@ -100,15 +100,16 @@ pub(super) async fn predict(
     let large = body.len() > LARGE;
     let parse = move || -> Result<(Answerer, Rows, Question, Option<u64>, bool), ApiError> {
         let inputs = answerer.inputs();
+        let refused = |error: ParseError| answerer.refused(error);
         let mut rows = Rows::default();
         match dialect {
             Dialect::Json => {
-                let members = parse_document(&body, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?;
+                let members = parse_document(&body, inputs, &OPTIONS, &mut rows).map_err(refused)?;
                 (at, remember) = question_of(&members, &mut question)?;
             }
-            Dialect::Ndjson => parse_ndjson(&body, 1, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
-            Dialect::Csv => parse_csv(&body, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
-            Dialect::Arrow => parse_arrow(&body, inputs, &OPTIONS, &mut rows).map_err(ServiceError::from)?,
+            Dialect::Ndjson => parse_ndjson(&body, 1, inputs, &OPTIONS, &mut rows).map_err(refused)?,
+            Dialect::Csv => parse_csv(&body, inputs, &OPTIONS, &mut rows).map_err(refused)?,
+            Dialect::Arrow => parse_arrow(&body, inputs, &OPTIONS, &mut rows).map_err(refused)?,
         }
         Ok((answerer, rows, question, at, remember))
     };

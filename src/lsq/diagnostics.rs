@@ -23,11 +23,11 @@
 //! is a figure of the fit.
 
 use faer::{Mat, MatRef, Side};
-use statrs::function::gamma::gamma_ur;
 
 use super::Error;
 use super::coordinates::{in_parts, part_count};
 use super::gram::{mirror, symmetric_product};
+use super::inference::chi_squared_p;
 use super::ordinary::Fit;
 use super::problem::{Block, RowSource};
 use super::robust::RobustFit;
@@ -561,19 +561,6 @@ impl<'a> Study<'a> {
         #[allow(clippy::cast_precision_loss)]
         let p = if rank > 1 { chi_squared_p(statistic, (rank - 1) as f64) } else { f64::NAN };
         Test { statistic: if rank > 1 { statistic } else { f64::NAN }, p }
-    }
-}
-
-/// Upper tail of χ².
-fn chi_squared_p(statistic: f64, degrees: f64) -> f64 {
-    if statistic.is_nan() {
-        f64::NAN
-    } else if statistic <= 0.0 {
-        1.0
-    } else if statistic.is_infinite() {
-        0.0
-    } else {
-        gamma_ur(0.5 * degrees, 0.5 * statistic)
     }
 }
 

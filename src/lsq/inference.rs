@@ -4,7 +4,7 @@
 //! (Abramowitz & Stegun 26.5.27 and 26.6.2), so that a p-value of 1e-200 is one, and not 0.
 
 use statrs::function::erf::erf_inv;
-use statrs::function::gamma::ln_gamma;
+use statrs::function::gamma::{gamma_ur, ln_gamma};
 
 /// ln B(a, b), also where a is so large that differences of ln Γ would cancel: Stirling's series then cancels by algebra.
 fn ln_beta(a: f64, b: f64) -> f64 {
@@ -97,6 +97,54 @@ pub fn f_p(f: f64, first: f64, second: f64) -> f64 {
     incomplete_beta(second / (second + product), product / (second + product), 0.5 * second, 0.5 * first)
 }
 
+/// Upper tail of χ² with `degrees` > 0 degrees of freedom.
+#[must_use]
+pub fn chi_squared_p(statistic: f64, degrees: f64) -> f64 {
+    if statistic.is_nan() {
+        f64::NAN
+    } else if statistic <= 0.0 {
+        1.0
+    } else if statistic.is_infinite() {
+        0.0
+    } else {
+        gamma_ur(0.5 * degrees, 0.5 * statistic)
+    }
+}
+
+/// The x for which P(χ² > x) = `tail`, with `degrees` > 0.
+///
+/// Newton's method on the logarithm of the tail, which is concave, within a bracket.
+#[must_use]
+pub fn chi_squared_quantile(tail: f64, degrees: f64) -> f64 {
+    if !(tail > 0.0 && tail < 1.0) || degrees.is_nan() || degrees <= 0.0 {
+        return f64::NAN;
+    }
+    let half = 0.5 * degrees;
+    let constant = -half * std::f64::consts::LN_2 - ln_gamma(half);
+    let density = |x: f64| ((half - 1.0).mul_add(x.ln(), constant) - 0.5 * x).exp();
+    let (mut low, mut high) = (0.0_f64, degrees.max(1.0));
+    while chi_squared_p(high, degrees) > tail && high < 1e150 {
+        low = high;
+        high *= 2.0;
+    }
+    let mut x = high;
+    for _ in 0..200 {
+        let p = chi_squared_p(x, degrees);
+        if p > tail {
+            low = x
+        } else {
+            high = x
+        }
+        let next = x + p * (p / tail).ln() / density(x);
+        let next = if next > low && next < high { next } else { 0.5 * (low + high) };
+        if (next - x).abs() <= 1e-14 * x {
+            return next;
+        }
+        x = next;
+    }
+    x
+}
+
 /// The t for which P(|T| ≤ t) = `level`, with `degrees` > 0.
 ///
 /// Newton's method on the logarithm of the two-sided tail, from the normal approximation; the tail itself is accurate to rounding, so
@@ -178,6 +226,20 @@ mod tests {
                 close(student_t_p(t, degrees), 1.0 - level, 1e-9);
             }
         }
+    }
+
+    #[test]
+    fn quantiles_of_chi_squared_are_those_of_the_tables_and_undo_their_tails() {
+        // ν = 2 is exponential; the others are the tables' digits.
+        close(chi_squared_quantile(0.05, 2.0), -2.0 * 0.05_f64.ln(), 1e-13);
+        close(chi_squared_quantile(0.05, 1.0), 3.841_458_820_694_124, 1e-12);
+        close(chi_squared_quantile(0.001, 9.0), 27.877_164_871_256_57, 1e-12);
+        for degrees in [0.5, 1.0, 3.0, 9.0, 21.0, 400.0] {
+            for tail in [1e-9, 1e-5, 0.01, 0.5, 0.99] {
+                close(chi_squared_p(chi_squared_quantile(tail, degrees), degrees), tail, 1e-9);
+            }
+        }
+        assert!(chi_squared_quantile(0.0, 3.0).is_nan() && chi_squared_quantile(0.5, 0.0).is_nan());
     }
 
     #[test]

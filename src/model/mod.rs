@@ -4,6 +4,7 @@
 pub mod answers;
 mod bytes;
 mod drift;
+pub mod inputs;
 pub mod monitor;
 pub mod name;
 pub mod prediction;

@@ -6,6 +6,7 @@
 
 use super::State;
 use crate::features::{Design, RowBuffer};
+use crate::lsq::Information;
 use crate::lsq::inference::student_t_quantile;
 
 /// What an interval is about.
@@ -48,6 +49,12 @@ pub struct Answer {
 /// Leverage above the largest training leverage by rounding alone is not extrapolation.
 const ROUNDING: f64 = 1e-9;
 
+/// The leverage above which a row lies farther out than any that was learnt from.
+#[must_use]
+pub fn ceiling(information: &Information) -> f64 {
+    information.maximum_leverage() * (1.0 + ROUNDING) + f64::EPSILON
+}
+
 /// Answers n rows of cells (n×m, one cell a feature; m is 0 for a model of the intercept alone).
 #[must_use]
 pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], question: Question) -> Answer {
@@ -58,7 +65,7 @@ pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], questi
     let variance = if question.interval.is_some() { information.residual_variance() } else { Vec::new() };
     let quantile =
         question.interval.map_or(f64::NAN, |(_, level)| if degrees > 0.0 { student_t_quantile(level, degrees) } else { f64::NAN });
-    let ceiling = information.maximum_leverage() * (1.0 + ROUNDING) + f64::EPSILON;
+    let ceiling = ceiling(information);
     let mut design_row = RowBuffer::default();
     let mut scratch = Vec::new();
     let mut parts = vec![0.0; if question.explain { design.width() } else { 0 }];

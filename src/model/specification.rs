@@ -431,6 +431,8 @@ pub struct Specification {
     pub covariance: Covariance,
     /// Equations that the coefficients must satisfy.
     pub constraints: Vec<Constraint>,
+    /// Whether what the version is asked to predict is compared with what it was trained on.
+    pub watch_inputs: bool,
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::inputs::Inputs;
 use super::specification::{Constraint, Covariance, Estimator, Online, Prior, Validation};
 use crate::features::{Design, Feature};
 use crate::lsq;
@@ -52,6 +53,9 @@ pub struct Document {
     /// The updates that it was fitted on in the place of the dataset, after a drift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refit: Option<Refit>,
+    /// What its training rows looked like.
+    #[serde(default, skip_serializing_if = "Inputs::is_unknown")]
+    pub inputs: Inputs,
 }
 
 /// Updates of an older version that a version was fitted on.

@@ -4,13 +4,14 @@
 //! whatever is being fitted or learnt. Only the writer publishes, after its commit; it copies the small parts of the map that change.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::OnceCell;
 
 use super::error::ServiceError;
 use super::events::Channel;
+use super::inputs::Watch;
 use super::learn;
 use crate::features::Design;
 use crate::frame::{Input, InputKind, InputSchema};
@@ -49,6 +50,8 @@ pub struct Version {
     pub(crate) events: Arc<Channel>,
     /// Loaded at start for versions behind an alias, on first use for the others.
     state: OnceCell<ArcSwap<State>>,
+    /// What it was asked to predict, from the first row on, if that is watched.
+    pub(super) watch: OnceLock<Option<Arc<Watch>>>,
     /// States of the past that were asked for, the latest last.
     past: Mutex<VecDeque<Arc<State>>>,
     /// One erasure at a time.
@@ -82,6 +85,7 @@ impl Version {
             update_inputs: InputSchema::new(learning),
             document,
             events,
+            watch: OnceLock::new(),
             past: Mutex::default(),
             erasing: tokio::sync::Mutex::default(),
             state: state.map_or_else(OnceCell::new, |state| OnceCell::new_with(Some(ArcSwap::from_pointee(state)))),

@@ -15,6 +15,7 @@ use super::source::{self, Source};
 use crate::features::{Design, Feature};
 use crate::frame::Fault;
 use crate::lsq::{self, RowSource};
+use crate::model::inputs::{Inputs, Reference, Sample};
 use crate::model::version::finite;
 use crate::model::{
     Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Memory, Moved, Online, PathRecord, Penalty, Prior, Selection,
@@ -66,12 +67,14 @@ pub(super) fn compute(
         passes: 0,
         skipped: 0,
         first,
+        sample: None,
     };
     source.find_levels(&mut features)?;
     source.design = Design::new(features);
     if source.design.width() > WIDEST {
         return Err(ServiceError::TooLarge(format!("the design has {} columns, more than {WIDEST}", source.design.width())));
     }
+    source.sample = specification.watch_inputs.then(|| Sample::of(source.design.features().len(), source.total_rows() - source.first));
     let names = source.design.column_names();
     check_names(&specification, &names)?;
     let prior = pretrained.as_ref().map(|pretrained| prior_slopes(&names, &specification.target, pretrained));
@@ -119,6 +122,11 @@ pub(super) fn compute(
         let low = source.design.is_extended();
         state = state.with_window(&mut source, low, window)?;
     }
+    let inputs = source.sample.take().map_or(Inputs::Off, |sample| {
+        let summary = &source.dataset.description.summary;
+        let missing = source.columns.iter().take(source.design.features().len()).map(|column| summary.missing(*column)).collect();
+        Inputs::Known(Box::new(Reference::of(sample, &source.design, &state, missing)))
+    });
     let moved = pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default();
     let document = Document {
         dataset: specification.dataset,
@@ -142,6 +150,7 @@ pub(super) fn compute(
         warnings,
         fit_seconds: begun.elapsed().as_secs_f64(),
         refit: None,
+        inputs,
     };
     Ok((document, state))
 }

@@ -13,6 +13,7 @@ mod estimate;
 mod events;
 mod fit;
 mod idempotency;
+mod inputs;
 mod jobs;
 mod label;
 mod learn;
@@ -40,6 +41,7 @@ pub use erase::{Erased, Row};
 pub use error::ServiceError;
 pub use events::{Channel, Event, Listening};
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
+pub use inputs::{Looked, Span, Unwatched, Watched};
 pub use jobs::{Job, JobState};
 pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub fit_queue: usize,
     /// How long a prediction waits for its label.
     pub remember_ttl: Duration,
+    /// Whether what versions are asked to predict is watched.
+    pub watch_inputs: bool,
 }
 
 /// The service: every use case is a method.
@@ -80,6 +84,7 @@ pub struct Service {
     pins: Arc<datasets::Pins>,
     fit_queue: usize,
     remember_ttl: Duration,
+    watching: inputs::Watching,
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
     /// Turns to `true` when nothing can be written any more.
@@ -136,11 +141,15 @@ impl Service {
             pins: Arc::default(),
             fit_queue: settings.fit_queue.max(1),
             remember_ttl: settings.remember_ttl,
+            watching: inputs::Watching::new(settings.watch_inputs),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             failed,
         });
         tokio::spawn(refit::follow(Arc::downgrade(&service), drifted));
+        if settings.watch_inputs {
+            tokio::spawn(inputs::follow(Arc::downgrade(&service)));
+        }
         Ok((service, Closing { store, writer: thread }))
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Service;
 use super::catalogue::Version;
 use super::error::ServiceError;
+use super::inputs::Watch;
 use crate::frame::InputSchema;
 use crate::frame::rows::Rows;
 use crate::model::State;
@@ -18,6 +19,8 @@ pub struct Answerer {
     pub version: Arc<Version>,
     /// Its state, which does not change while the request is answered.
     pub(crate) state: Arc<State>,
+    /// What counts its rows, if they are watched.
+    watch: Option<Arc<Watch>>,
 }
 
 impl Answerer {
@@ -44,8 +47,20 @@ impl Answerer {
                 format!("row {}: the prediction is not a finite number; its values are too large", row + 1),
             ));
         }
+        if let Some(watch) = &self.watch {
+            watch.count(&self.version.design, &self.state, &rows.values, rows.count, &answer);
+        }
         metrics::counter!(telemetry::PREDICTIONS).increment(rows.count as u64);
         Ok(answer)
+    }
+
+    /// Counts a request that is refused for its rows; the error is returned.
+    pub fn refused(&self, error: impl Into<ServiceError>) -> ServiceError {
+        let error = error.into();
+        if let (ServiceError::Rows(faults), Some(watch)) = (&error, &self.watch) {
+            watch.refuse(faults.lacks());
+        }
+        error
     }
 
     /// Degrees of freedom of the residual variance.
@@ -83,7 +98,7 @@ impl Service {
     /// There is no such version.
     pub async fn answerer(&self, reference: &str) -> Result<Answerer, ServiceError> {
         let (_, version, state) = self.version(reference).await?;
-        Ok(Answerer { version, state })
+        Ok(self.answering(version, state))
     }
 
     /// Who answers for a version that the address names by itself, by number or alias.
@@ -92,7 +107,12 @@ impl Service {
     /// There is no such version.
     pub async fn answerer_of(&self, model: &str, which: &str) -> Result<Answerer, ServiceError> {
         let (_, version, state) = self.version_of(model, which).await?;
-        Ok(Answerer { version, state })
+        Ok(self.answering(version, state))
+    }
+
+    fn answering(&self, version: Arc<Version>, state: Arc<State>) -> Answerer {
+        let watch = self.watching.of(&version).cloned();
+        Answerer { version, state, watch }
     }
 
     /// The same version as it stood after update `sequence`.
@@ -110,7 +130,7 @@ impl Service {
     /// A prediction is not finite.
     pub fn predict(&self, answerer: Answerer, rows: Rows, question: Question, remember: bool) -> Result<Predicted, ServiceError> {
         let answer = answerer.answer(&rows, question)?;
-        let Answerer { version, state } = answerer;
+        let Answerer { version, state, .. } = answerer;
         let kept = remember.then_some(Kept { cells: rows.values, rows: rows.count });
         Ok(Predicted { sequence: state.sequence(), version, answer, kept })
     }

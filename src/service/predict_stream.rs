@@ -112,8 +112,8 @@ impl<W: Fn(&Answer, &mut Vec<u8>) -> Result<(), ServiceError>> Answering<W> {
     /// Parses a batch into a buffer that is used again, answers it and writes the answers.
     fn work(&self, part: &Part, reading: &Reading, rows: &mut Rows) -> Result<Bytes, ServiceError> {
         match part {
-            Part::Lines(batch) => reading.parse(batch, self.answerer.inputs(), rows)?,
-            Part::Arrow(batch) => batch.parse(self.answerer.inputs(), rows)?,
+            Part::Lines(batch) => reading.parse(batch, self.answerer.inputs(), rows).map_err(|error| self.answerer.refused(error))?,
+            Part::Arrow(batch) => batch.parse(self.answerer.inputs(), rows).map_err(|error| self.answerer.refused(error))?,
         }
         if rows.count == 0 {
             return Ok(Bytes::new());

@@ -8,6 +8,7 @@ use super::catalogue::{SERVED, Target, Version};
 use super::error::ServiceError;
 use crate::features::RowBuffer;
 use crate::lsq;
+use crate::model::inputs::{Inputs, Reference, Sample};
 use crate::model::monitor::Mark;
 use crate::model::{Document, FitRecord, Refit, State, Window};
 use crate::store::{self, Connection};
@@ -115,6 +116,8 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
     let rows = (cells.len() / width) as u64;
     let mut window = Window::new(version.design.width(), targets, extended, memory.online.window.unwrap_or(rows));
     let mut buffer = RowBuffer::default();
+    let mut sample = Sample::of(features, rows);
+    sample.see(usize::try_from(rows).unwrap_or(0), |row, feature| cells[row * width + feature]);
     for row in cells.chunks_exact(width) {
         window.push(version.design.row(&row[..features], &mut buffer), &row[features..features + targets], row[width - 1]);
     }
@@ -123,6 +126,11 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
     if memory.online.window.is_some() {
         state = state.windowed(window);
     }
+    // Rows with a missing value are not learnt, so none is missing here.
+    let inputs = match version.document.inputs {
+        Inputs::Off => Inputs::Off,
+        Inputs::Unknown | Inputs::Known(_) => Inputs::Known(Box::new(Reference::of(sample, &version.design, &state, vec![0.0; features]))),
+    };
     let document = Document {
         solver: fit.solver.as_str().to_owned(),
         variance_inflation: fit.variance_inflation.iter().map(|factor| crate::model::version::finite(*factor)).collect(),
@@ -139,6 +147,7 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
         )],
         fit_seconds: begun.elapsed().as_secs_f64(),
         refit: Some(Refit { version: version.number, first_sequence: first, last_sequence: last }),
+        inputs,
         ..version.document.clone()
     };
     Ok((document, state))

@@ -12,6 +12,7 @@ use crate::features::{self, Block, BlockError, Design, Encoding, Feature, Roles}
 use crate::frame::{ColumnType, Frame};
 use crate::lsq::{self, RowSource};
 use crate::model::Document;
+use crate::model::inputs::Sample;
 
 /// Cells of a block of X: bounds memory for wide designs.
 const BLOCK_CELLS: usize = 512 * 1024;
@@ -35,6 +36,8 @@ pub(super) struct Source<'a> {
     pub(super) skipped: u64,
     /// Rows at the beginning that take no part: those before a window.
     pub(super) first: u64,
+    /// Rows that are kept of the first pass, if they are wanted.
+    pub(super) sample: Option<Sample>,
 }
 
 impl<'a> Source<'a> {
@@ -61,6 +64,7 @@ impl<'a> Source<'a> {
             passes: 0,
             skipped: 0,
             first: first_row(&dataset, document.online.window),
+            sample: None,
             dataset,
         })
     }
@@ -186,6 +190,8 @@ impl RowSource for Source<'_> {
         let mut skipped = 0;
         let mut refused = None;
         let first = self.first;
+        // Only the first pass that comes to its end sees to it.
+        let mut sample = self.sample.take_if(|sample| sample.is_empty());
         let outcome = self.frames(|frame, first_row| {
             let mut begin = usize::try_from(first.saturating_sub(first_row)).unwrap_or(usize::MAX).min(frame.rows);
             while begin < frame.rows {
@@ -199,6 +205,10 @@ impl RowSource for Source<'_> {
                 begin = end;
                 if block.rows() == 0 {
                     continue;
+                }
+                if let Some(sample) = &mut sample {
+                    let x = block.design();
+                    sample.see(block.rows(), |row, feature| design.cell(feature, |column| x[(row, column)]));
                 }
                 let rows = lsq::Block {
                     design: block.design(),
@@ -214,6 +224,12 @@ impl RowSource for Source<'_> {
             Ok(())
         });
         self.skipped = skipped;
+        if let Some(mut sample) = sample {
+            if outcome.is_err() {
+                sample.clear();
+            }
+            self.sample = Some(sample);
+        }
         match (refused, outcome) {
             (Some(error), _) => Err(error),
             (None, Ok(())) => Ok(()),

@@ -11,6 +11,7 @@ mod estimators;
 mod fits;
 mod hostile;
 mod inference;
+mod inputs;
 mod labels;
 mod online;
 mod operations;

@@ -523,7 +523,8 @@ async fn a_failed_sync_turns_readiness_off() {
 
     let (template, _) = prepared().await;
     let disk = Disk::under(template.path());
-    let settings = Settings { compute_threads: 1, readers: 2, fit_queue: 8, remember_ttl: std::time::Duration::from_secs(3600) };
+    let settings =
+        Settings { compute_threads: 1, readers: 2, fit_queue: 8, remember_ttl: std::time::Duration::from_secs(3600), watch_inputs: true };
     let (service, closing) = Service::open(&template.path().join(DATABASE), settings).await.unwrap();
     service.replay().await.unwrap();
     let app = lsqd::http::App { service: service.clone(), body_limit: 1 << 20, upload_limit: 0, metrics: String::new };
