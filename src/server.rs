@@ -139,6 +139,8 @@ impl Server {
         replay.abort();
         connections.drain(config.drain_timeout).await;
         background.shutdown().await;
+        // What cannot be written by then is the count of some seconds.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, service.write_counts()).await;
         // The writer ends with the last handle on the service; this is ours.
         drop(service);
         if tokio::time::timeout(CLOSE_TIMEOUT, closing.wait()).await.is_err() {

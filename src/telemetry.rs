@@ -32,6 +32,14 @@ pub const FIT_SECONDS: &str = "lsqd_fit_seconds";
 pub const UPLOAD_ROWS: &str = "lsqd_upload_rows_total";
 /// Rows predicted.
 pub const PREDICTIONS: &str = "lsqd_predictions_total";
+/// Requests answered by a version that a split of traffic chose.
+pub const SPLIT_REQUESTS: &str = "lsqd_traffic_requests_total";
+/// Rows that shadows predicted.
+pub const SHADOW_ROWS: &str = "lsqd_traffic_shadow_rows_total";
+/// Rows that shadows did not see because too many waited.
+pub const SHADOW_DROPPED: &str = "lsqd_traffic_shadow_dropped_rows_total";
+/// Labels by which members of a split were compared.
+pub const SPLIT_LABELS: &str = "lsqd_traffic_labels_total";
 /// Commits of the writer.
 pub const COMMITS: &str = "lsqd_commits_total";
 /// Rows that a version was asked to predict, by `model` and `version`.
@@ -110,6 +118,10 @@ fn describe() {
     describe_histogram!(FIT_SECONDS, Unit::Seconds, "Seconds from the acceptance of a fit to its end");
     describe_counter!(UPLOAD_ROWS, "Rows of datasets uploaded");
     describe_counter!(PREDICTIONS, "Rows predicted");
+    describe_counter!(SPLIT_REQUESTS, "Requests answered by a version that a split of traffic chose");
+    describe_counter!(SHADOW_ROWS, "Rows that shadows predicted");
+    describe_counter!(SHADOW_DROPPED, "Rows that shadows did not see because too many waited");
+    describe_counter!(SPLIT_LABELS, "Labels by which members of a split were compared");
     describe_counter!(COMMITS, "Commits to the database");
     describe_gauge!(MODELS, "Models in memory");
     describe_gauge!(DATASETS, "Datasets in the database");

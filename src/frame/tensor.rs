@@ -117,7 +117,7 @@ fn parse(tensors: &[Tensor<'_>], schema: &InputSchema, max_rows: usize, rows: &m
     // One table of all columns, unless its name says that it is one of them.
     if let ([tensor], [view]) = (tensors, views.as_slice())
         && (schema.place_of(&tensor.name).is_none()
-            || schema.len() > 1 && tensor.shape.len() == 2 && tensor.shape[1] as usize == schema.len())
+            || matches!(*tensor.shape, [_, columns] if columns > 1 && [schema.len(), required(schema)].contains(&(columns as usize))))
     {
         return table(tensor, view, schema, max_rows, rows);
     }
@@ -160,8 +160,15 @@ fn parse(tensors: &[Tensor<'_>], schema: &InputSchema, max_rows: usize, rows: &m
     end(faults, count, rows)
 }
 
+/// How many inputs a row must hold, where those stand before what it may hold.
+fn required(schema: &InputSchema) -> usize {
+    schema.inputs().iter().take_while(|input| input.required).count()
+}
+
+/// A table of all inputs, or of those that a row must hold; the others are missing then.
 fn table(tensor: &Tensor<'_>, view: &View<'_>, schema: &InputSchema, max_rows: usize, rows: &mut Rows) -> Result<(), ParseError> {
-    let width = schema.len();
+    let whole = schema.len();
+    let width = if tensor.shape.last() == Some(&(whole as u64)) { whole } else { required(schema) };
     let count = match tensor.shape.as_slice() {
         [rows, columns] if *columns as usize == width => *rows as usize,
         // One row of all columns.
@@ -184,6 +191,7 @@ fn table(tensor: &Tensor<'_>, view: &View<'_>, schema: &InputSchema, max_rows: u
             let what = if rows.values[place].is_nan() { MISSING } else { NOT_FINITE };
             refuse(&mut faults, schema, place / width, place % width, what);
         }
+        widen(&mut rows.values, width, whole);
         return end(faults, count, rows);
     }
     rows.values.reserve(count * width);
@@ -198,7 +206,16 @@ fn table(tensor: &Tensor<'_>, view: &View<'_>, schema: &InputSchema, max_rows: u
             }
         }
     }
+    widen(&mut rows.values, width, whole);
     end(faults, count, rows)
+}
+
+/// Makes rows of `whole` cells of rows of fewer.
+fn widen(values: &mut Vec<f64>, width: usize, whole: usize) {
+    if width < whole && width > 0 {
+        let missing = std::iter::repeat_n(f64::NAN, whole - width);
+        *values = values.chunks_exact(width).flat_map(|row| row.iter().copied().chain(missing.clone())).collect();
+    }
 }
 
 fn check_rows(count: usize, max_rows: usize) -> Result<(), ParseError> {
@@ -443,6 +460,20 @@ mod tests {
             &schema(),
         );
         assert_eq!(found.unwrap(), [7.0, 1.0, 1.0, 8.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_table_may_leave_out_what_a_row_need_not_hold() {
+        let input = |name: &str, required| Input { name: name.to_owned(), kind: InputKind::Number, required };
+        let schema = InputSchema::new(vec![input("a", true), input("b", true), input("c", false)]);
+        let bytes: Vec<u8> = [1.0_f64, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        for elements in [Elements::Numbers(vec![1.0, 2.0, 3.0, 4.0]), Elements::Binary(&bytes)] {
+            let values = taken(&[tensor("input", &[2, 2], Datatype::Fp64, elements)], &schema).unwrap();
+            assert!(values[2].is_nan() && values[5].is_nan() && [values[0], values[1], values[3], values[4]] == [1.0, 2.0, 3.0, 4.0]);
+        }
+        assert!(taken(&[tensor("input", &[4, 1], Datatype::Fp64, Elements::Numbers(vec![1.0; 4]))], &schema).is_err());
+        let columns = [("a", 1.0), ("b", 2.0)].map(|(name, value)| tensor(name, &[1], Datatype::Fp64, Elements::Numbers(vec![value])));
+        assert!(taken(&columns, &schema).unwrap()[2].is_nan());
     }
 
     #[test]

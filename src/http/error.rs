@@ -56,6 +56,7 @@ codes! {
     ModelNotFound = NOT_FOUND, "model_not_found", "No such model";
     VersionNotFound = NOT_FOUND, "version_not_found", "No such version";
     AliasNotFound = NOT_FOUND, "alias_not_found", "No such alias";
+    TrafficNotFound = NOT_FOUND, "traffic_not_found", "No split of traffic";
     UpdateNotFound = NOT_FOUND, "update_not_found", "No such update";
     PredictionNotFound = NOT_FOUND, "prediction_not_found", "No such remembered prediction";
     JobNotFound = NOT_FOUND, "job_not_found", "No such job";
@@ -169,6 +170,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::ModelNotFound => plain(Code::ModelNotFound),
             ServiceError::VersionNotFound => plain(Code::VersionNotFound),
             ServiceError::AliasNotFound => plain(Code::AliasNotFound),
+            ServiceError::TrafficNotFound => plain(Code::TrafficNotFound),
             ServiceError::UpdateNotFound => plain(Code::UpdateNotFound),
             ServiceError::PredictionNotFound(faults) => plain(Code::PredictionNotFound).with(faults),
             ServiceError::LabelConflict(faults) => plain(Code::Conflict).with(faults),

@@ -163,3 +163,49 @@ pub(super) fn idempotency(headers: &HeaderMap, route: &[&str]) -> Result<Option<
         .into()),
     }
 }
+
+/// A value of a query, its percent signs and pluses undone.
+pub(super) fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digit = |place: usize| after.get(place).and_then(|byte| char::from(*byte).to_digit(16));
+        rest = after;
+        match (byte, digit(0), digit(1)) {
+            #[allow(clippy::cast_possible_truncation)] // two hexadecimal digits
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            (b'+', ..) => bytes.push(b' '),
+            _ => bytes.push(byte),
+        }
+    }
+    bytes
+}
+
+/// By what a split of traffic knows the caller again: a key of the request's own, or a header.
+pub(super) fn header_of(headers: &HeaderMap) -> impl Fn(&str) -> Option<Vec<u8>> + Sync + '_ {
+    |name| headers.get(name).map(|value| value.as_bytes().to_vec())
+}
+
+/// The arm of a split that answered, as a header.
+pub(super) fn name_arm(headers: &mut HeaderMap, arm: Option<&str>) {
+    if let Some(arm) = arm
+        && let Ok(value) = HeaderValue::from_str(&super::models::path_segment(arm))
+    {
+        headers.insert("lsqd-arm", value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_of_a_query_are_undone() {
+        for (text, wanted) in [("user-1", "user-1"), ("a%20b+c%2B", "a b c+"), ("%c3%A9", "\u{e9}"), ("100%", "100%"), ("%zz", "%zz")] {
+            assert_eq!(unescaped(text), wanted.as_bytes(), "{text}");
+        }
+    }
+}

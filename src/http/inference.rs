@@ -22,7 +22,7 @@ use crate::frame::tensor::{Datatype, Elements, Tensor, parse_tensors};
 use crate::frame::{Fault, InputKind, InputSchema};
 use crate::lsq::inference::student_t_quantile;
 use crate::model::{IntervalKind, Question};
-use crate::service::{Predicted, ServiceError, Version};
+use crate::service::{Caller, Predicted, ServiceError, Version};
 
 /// How many bytes of the body are JSON; tensors in binary follow.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -255,7 +255,7 @@ pub(super) async fn infer_version(
 async fn answer(app: &App, name: String, which: Option<String>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
     let answerer = match which {
         Some(which) => app.service.answerer_of(&name, &which).await?,
-        None => app.service.answerer(&name).await?,
+        None => app.service.answerer(&name, Caller { key: None, header: &extract::header_of(headers) }).await?,
     };
     let body = extract::whole(body, app.body_limit).await?;
     let head = match headers.get(&HEADER_LENGTH) {
@@ -389,7 +389,12 @@ fn write(name: &str, id: Option<&str>, wanted: &[Wanted], predicted: &Predicted,
         head.extend_from_slice(b",\"id\":");
         push_json_string(&mut head, id);
     }
-    head.extend_from_slice(format!(",\"parameters\":{{\"sequence\":{}}},\"outputs\":[", predicted.sequence).as_bytes());
+    head.extend_from_slice(format!(",\"parameters\":{{\"sequence\":{}", predicted.sequence).as_bytes());
+    if let Some(arm) = &predicted.arm {
+        head.extend_from_slice(b",\"arm\":");
+        push_json_string(&mut head, arm);
+    }
+    head.extend_from_slice(b"},\"outputs\":[");
     let mut binary = Vec::new();
     let mut any = false;
     for (place, wanted) in wanted.iter().enumerate() {
@@ -430,6 +435,7 @@ fn write(name: &str, id: Option<&str>, wanted: &[Wanted], predicted: &Predicted,
     let mut response = Response::new(Body::from(head));
     let media = if any { "application/octet-stream" } else { "application/json" };
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    extract::name_arm(response.headers_mut(), predicted.arm.as_deref());
     if any {
         response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(length));
     }

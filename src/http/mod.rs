@@ -20,6 +20,7 @@ mod operations;
 mod predict;
 mod predict_stream;
 mod summary;
+mod traffic;
 mod updates;
 mod wire;
 
@@ -80,6 +81,9 @@ routes! {
     GET    "/v1/models/{name}/aliases"              => models::aliases,
     PUT    "/v1/models/{name}/aliases/{alias}"      => models::set_alias,
     DELETE "/v1/models/{name}/aliases/{alias}"      => models::delete_alias,
+    GET    "/v1/models/{name}/traffic"              => traffic::show,
+    PUT    "/v1/models/{name}/traffic"              => traffic::set,
+    DELETE "/v1/models/{name}/traffic"              => traffic::end,
     POST   "/v1/models/{name}/predict"              => predict::predict,
     GET    "/v1/models/{name}/inputs"               => inputs::show,
     POST   "/v1/models/{name}/updates"              => updates::learn,

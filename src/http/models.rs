@@ -252,7 +252,7 @@ fn fit_view(targets: &[String], record: &FitRecord) -> Value {
 }
 
 /// A whole number is written as one: `9`, not `9.0`.
-fn number(value: f64) -> Value {
+pub(super) fn number(value: f64) -> Value {
     #[allow(clippy::cast_possible_truncation)] // whole and small
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }

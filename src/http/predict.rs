@@ -18,7 +18,7 @@ use crate::frame::reply::{push_json_string, push_number};
 use crate::frame::rows::{ParseError, Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::model::answers::MEMBERS;
 use crate::model::{IntervalKind, PredictionId, Question, Wanted};
-use crate::service::{Answerer, Predicted, ServiceError};
+use crate::service::{Answerer, Caller, Predicted, ServiceError};
 
 /// Bodies larger than this leave the async threads.
 const LARGE: usize = 64 * 1024;
@@ -71,7 +71,7 @@ impl Dialect {
 }
 
 /// What the query of a question says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) question: Question,
     pub(super) wanted: Wanted,
@@ -79,6 +79,8 @@ pub(super) struct Asked {
     pub(super) at: Option<u64>,
     /// Whether the rows are kept for their labels.
     pub(super) remember: bool,
+    /// By what a split of traffic knows the caller.
+    pub(super) key: Option<Vec<u8>>,
 }
 
 pub(super) async fn predict(
@@ -94,8 +96,9 @@ pub(super) async fn predict(
     if predict_stream::is_stream(dialect, &asked, &body) {
         return predict_stream::stream(app, name, dialect, asked, id, headers, body).await;
     }
-    let Asked { mut question, mut wanted, mut at, mut remember } = asked;
-    let answerer = app.service.answerer(&name).await?;
+    let Asked { mut question, mut wanted, mut at, mut remember, key } = asked;
+    let caller = Caller { key: key.as_deref(), header: &extract::header_of(&headers) };
+    let answerer = app.service.answerer(&name, caller).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
     let parse = move || -> Result<(Answerer, Rows, Question, Option<u64>, bool), ApiError> {
@@ -123,7 +126,7 @@ pub(super) async fn predict(
     }
     let mut predicted = app.service.predict(answerer, rows, question, remember)?;
     let ids = app.service.remember(&mut predicted).await?;
-    let (number, sequence) = (predicted.version.number, predicted.sequence);
+    let (number, sequence, arm) = (predicted.version.number, predicted.sequence, predicted.arm.clone());
     let write = move || -> Result<Vec<u8>, ApiError> {
         let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
         if dialect == Dialect::Json {
@@ -139,6 +142,7 @@ pub(super) async fn predict(
     let out = if large { off_thread(write).await? } else { write()? };
     let mut response = Response::new(Body::from(Bytes::from(out)));
     response.headers_mut().insert(header::CONTENT_TYPE, dialect.media());
+    extract::name_arm(response.headers_mut(), arm.as_deref());
     if dialect != Dialect::Json {
         stamp(&mut response, number, sequence);
     }
@@ -158,10 +162,10 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<
     tokio::task::spawn_blocking(work).await.map_err(|_| ServiceError::Internal("a request's work panicked"))?
 }
 
-/// The query: `fields` (what is answered), and for CSV, NDJSON and Arrow `interval`, `level`, `explain`, `sequence` and `remember`, which JSON
-/// carries in its body.
+/// The query: `fields` (what is answered), `key` (by which a split of traffic knows the caller), and for CSV, NDJSON and Arrow `interval`, `level`,
+/// `explain`, `sequence` and `remember`, which JSON carries in its body.
 pub(super) fn asked(query: Option<&str>, dialect: Dialect) -> Result<Asked, ApiError> {
-    let mut asked = Asked { question: Question::default(), wanted: Wanted::USUAL, at: None, remember: false };
+    let mut asked = Asked { question: Question::default(), wanted: Wanted::USUAL, at: None, remember: false, key: None };
     let mut faults = Vec::new();
     let (mut kind, mut level) = (None, 0.95);
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -171,6 +175,7 @@ pub(super) fn asked(query: Option<&str>, dialect: Dialect) -> Result<Asked, ApiE
                 Some(listed) => asked.wanted = listed,
                 None => faults.push(fault("/fields", &format!("`fields` lists {MEMBERS}"))),
             },
+            "key" => asked.key = Some(extract::unescaped(value)),
             "interval" if dialect != Dialect::Json => match interval_kind(value) {
                 Some(found) => kind = Some(found),
                 None => faults.push(fault("/interval", "`interval` is confidence or prediction")),
@@ -314,6 +319,10 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[Prediction
     match ids {
         Some(ids) => push_list(out, ids.iter(), |out, id| out.extend_from_slice(format!("\"{id}\"").as_bytes())),
         None => out.extend_from_slice(b"null"),
+    }
+    if let Some(arm) = &predicted.arm {
+        out.extend_from_slice(b",\"arm\":");
+        push_json_string(out, arm);
     }
     out.push(b'}');
 }

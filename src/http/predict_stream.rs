@@ -15,7 +15,7 @@ use super::predict::{Asked, Dialect, something, stamp};
 use super::updates::CLOSE;
 use super::{App, extract};
 use crate::frame::Lines;
-use crate::service::{Answers, Broken, Form};
+use crate::service::{Answers, Broken, Caller, Form};
 
 /// A body longer than this is a stream.
 const STREAMED: u64 = 256 * 1024;
@@ -42,14 +42,15 @@ pub(super) async fn stream(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let Asked { mut question, mut wanted, at, .. } = asked;
+    let Asked { mut question, mut wanted, at, key, .. } = asked;
     wanted.meet(&mut question);
     something(wanted)?;
-    let mut answerer = app.service.answerer(&name).await?;
+    let caller = Caller { key: key.as_deref(), header: &extract::header_of(&headers) };
+    let mut answerer = app.service.answerer(&name, caller).await?;
     if let Some(sequence) = at {
         answerer = app.service.answerer_at(answerer, sequence).await?;
     }
-    let (number, sequence) = (answerer.version.number, answerer.sequence());
+    let (number, sequence, arm) = (answerer.version.number, answerer.sequence(), answerer.arm());
     let writer = Arc::new(Writer::new(dialect, answerer.version.clone(), sequence, wanted, false)?);
     let form = match dialect {
         Dialect::Csv => Form::Lines(Lines::Records),
@@ -83,6 +84,7 @@ pub(super) async fn stream(
     response.headers_mut().insert(header::CONTENT_TYPE, dialect.media());
     response.headers_mut().insert(header::CONNECTION, CLOSE);
     stamp(&mut response, number, sequence);
+    extract::name_arm(response.headers_mut(), arm.as_deref());
     Ok(response)
 }
 

@@ -151,6 +151,16 @@ impl Fields {
         }
     }
 
+    /// Takes an object; what is none stays.
+    pub(super) fn object_if_one(&mut self, field: &str) -> Option<Self> {
+        if self.left.get(field).is_some_and(Value::is_object) { self.object(field) } else { None }
+    }
+
+    /// All fields that are left, in their order.
+    pub(super) fn into_members(self) -> Map<String, Value> {
+        self.left
+    }
+
     /// Every field that nobody asked for is a fault; returns all faults of this object.
     pub(super) fn into_faults(mut self) -> Vec<Fault> {
         let unknown: Vec<String> = self.left.keys().cloned().collect();

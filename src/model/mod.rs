@@ -9,7 +9,9 @@ pub mod monitor;
 pub mod name;
 pub mod prediction;
 pub mod prediction_id;
+pub mod score;
 pub mod specification;
+pub mod split;
 pub mod state;
 pub mod version;
 mod window;
@@ -17,10 +19,12 @@ mod window;
 pub use answers::{Figure, Wanted};
 pub use prediction::{Answer, IntervalKind, Question};
 pub use prediction_id::PredictionId;
+pub use score::{Better, Difference, Judged, Paired, Scores, Tally};
 pub use specification::{
     Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
     Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,
 };
+pub use split::{Arm, Plan, Split};
 pub use state::{Memory, State};
 pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Refit, Selection, TargetRecord, ValidationRecord};
 pub use window::Window;

@@ -13,10 +13,12 @@ use super::error::ServiceError;
 use super::events::Channel;
 use super::inputs::Watch;
 use super::learn;
+use super::traffic::Traffic;
 use crate::features::Design;
 use crate::frame::{Input, InputKind, InputSchema};
 use crate::model::{Document, Estimator, Memory, Penalty, State, name};
 use crate::store::models::{AliasRow, ModelRow, VersionRow};
+use crate::store::traffic::TrafficRow;
 use crate::store::{self, Store};
 
 /// The alias behind `/v1/models/{name}`.
@@ -166,6 +168,11 @@ impl Version {
         }
     }
 
+    /// The state as it stands now, if it is in memory.
+    pub(crate) fn state_now(&self) -> Option<Arc<State>> {
+        self.state.get().map(ArcSwap::load_full)
+    }
+
     /// The inner text of its ETag, if its state is in memory.
     pub(crate) fn tag_now(&self) -> Option<String> {
         self.state.get().map(|state| super::models::tag(self.number, state.load().sequence()))
@@ -245,6 +252,8 @@ pub struct Model {
     pub versions: BTreeMap<u64, Arc<Version>>,
     /// Aliases that are stored, `served` among them.
     pub aliases: BTreeMap<String, Target>,
+    /// How its requests are shared out, if they are.
+    pub(crate) traffic: Option<Arc<Traffic>>,
 }
 
 impl Model {
@@ -277,6 +286,15 @@ impl Model {
         }
         let target = self.aliases.get(reference).ok_or(ServiceError::AliasNotFound)?;
         Ok((number(target.version)?, target.held.clone()))
+    }
+
+    /// The version that an address names, by what stands after its `@` or as the one that is served.
+    pub(crate) fn named(&self, which: Option<&str>) -> Result<(&Arc<Version>, Option<Arc<State>>), ServiceError> {
+        match self.find(which.unwrap_or(SERVED)) {
+            // A model whose served version was deleted has no version to answer with, rather than a missing alias.
+            Err(ServiceError::AliasNotFound) if which.is_none_or(|which| which == SERVED) => Err(ServiceError::VersionNotFound),
+            other => other,
+        }
     }
 }
 
@@ -311,26 +329,39 @@ impl Catalogue {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).entry(model.to_owned()).or_default().clone()
     }
 
+    /// The model that `name`, `name@alias` or `name@version` is about, and what stands after the `@`.
+    pub(crate) fn addressed<'a>(&self, reference: &'a str) -> Result<(Arc<Model>, Option<&'a str>), ServiceError> {
+        let (text, which) = reference.rsplit_once('@').map_or((reference, None), |(text, which)| (text, Some(which)));
+        Ok((self.model(text)?, which))
+    }
+
     /// The model and version that `name`, `name@alias` or `name@version` means, and the state in which the alias holds it.
     pub(crate) fn resolve(&self, reference: &str) -> Result<Resolved, ServiceError> {
-        let (text, which) = reference.rsplit_once('@').map_or((reference, SERVED), |(text, which)| (text, which));
-        let model = self.model(text)?;
-        let (version, held) = match model.find(which) {
-            // A model whose served version was deleted has no version to answer with, rather than a missing alias.
-            Err(ServiceError::AliasNotFound) if which == SERVED => return Err(ServiceError::VersionNotFound),
-            other => other?,
-        };
+        let (model, which) = self.addressed(reference)?;
+        let (version, held) = model.named(which)?;
         let version = version.clone();
         Ok((model, version, held))
     }
 
     /// Puts the map in place that the database holds.
-    pub(crate) fn fill(&self, models: Vec<ModelRow>, versions: Vec<VersionRow>, aliases: Vec<AliasRow>) -> Result<(), ServiceError> {
+    pub(crate) fn fill(
+        &self,
+        models: Vec<ModelRow>,
+        versions: Vec<VersionRow>,
+        aliases: Vec<AliasRow>,
+        splits: &[TrafficRow],
+    ) -> Result<(), ServiceError> {
         let mut by_id: HashMap<i64, Model> = models
             .into_iter()
             .map(|row| {
-                let model =
-                    Model { id: row.id, name: row.name, created_at: row.created_at, versions: BTreeMap::new(), aliases: BTreeMap::new() };
+                let model = Model {
+                    id: row.id,
+                    name: row.name,
+                    created_at: row.created_at,
+                    versions: BTreeMap::new(),
+                    aliases: BTreeMap::new(),
+                    traffic: None,
+                };
                 (row.id, model)
             })
             .collect();
@@ -345,6 +376,11 @@ impl Catalogue {
                 model.aliases.insert(row.alias, Target::of(row.version));
             }
         }
+        for row in splits {
+            if let Some(model) = by_id.get_mut(&row.model) {
+                model.traffic = Traffic::read(model, row)?.map(Arc::new);
+            }
+        }
         self.models.store(Arc::new(by_id.into_values().map(|model| (model.name.clone(), Arc::new(model))).collect()));
         Ok(())
     }
@@ -353,7 +389,11 @@ impl Catalogue {
     pub(crate) fn change(&self, name: &str, change: impl FnOnce(Option<Model>) -> Option<Model>) {
         let mut models = BTreeMap::clone(&self.models.load());
         let changed = change(models.remove(name).map(|model| Model::clone(&model)));
-        if let Some(model) = changed {
+        if let Some(mut model) = changed {
+            // Its members are what the aliases of this moment mean.
+            if let Some(traffic) = model.traffic.take() {
+                model.traffic = traffic.again(&model).map(Arc::new);
+            }
             models.insert(name.to_owned(), Arc::new(model));
         }
         self.models.store(Arc::new(models));

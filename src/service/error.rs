@@ -49,6 +49,9 @@ pub enum ServiceError {
     /// No such alias.
     #[error("the model has no such alias")]
     AliasNotFound,
+    /// The model's requests are not shared out.
+    #[error("the model has no split of traffic")]
+    TrafficNotFound,
     /// No such row in the update log.
     #[error("the update log of this version has no such row")]
     UpdateNotFound,

@@ -17,7 +17,7 @@ const LAG: usize = 1024;
 pub struct Event {
     /// Its number in its channel, from 1.
     pub number: u64,
-    /// `updates`, `drift`, `erased`, `version`, `alias` or `deleted`.
+    /// `updates`, `drift`, `erased`, `version`, `alias`, `traffic`, `comparison` or `deleted`.
     pub kind: &'static str,
     /// What happened, JSON.
     pub data: String,

@@ -218,6 +218,7 @@ async fn fit_and_store(
                         created_at: row.created_at.clone(),
                         versions: std::collections::BTreeMap::new(),
                         aliases: std::collections::BTreeMap::new(),
+                        traffic: None,
                     });
                     model.versions.insert(version.number, version.clone());
                     if serve {

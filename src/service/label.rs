@@ -4,21 +4,24 @@
 //! path as an update; that it was learnt, and what was answered, is noted in the same transaction. The same label again is answered alike,
 //! another one is refused. What is not labelled within its time is forgotten.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
 use super::catalogue::Version;
 use super::error::ServiceError;
 use super::learn::{Reply, UpdateRequest};
 use super::predict::{Kept, Predicted};
+use super::traffic::{Remembered, read_scores};
 use super::update::{check_learns, expected_sequence};
 use super::writer::Writer;
 use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::Fault;
-use crate::model::PredictionId;
+use crate::model::{Judged, PredictionId, Scores};
 use crate::store::{self, Connection};
 
 /// Rows that one request may have remembered, and labels that one may bring: more would keep everybody waiting for the writer.
@@ -78,6 +81,17 @@ pub(crate) struct Opened {
     pub(crate) cells: Vec<f64>,
     /// One a row.
     pub(crate) answers: Vec<Option<Vec<f64>>>,
+    /// One a row: what the members of a split predicted.
+    pub(crate) judged: Vec<Option<Remembered>>,
+}
+
+/// What labels did to the comparison of versions, to be told after the commit.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    /// Labels that counted.
+    pub(crate) labels: u64,
+    /// Comparisons that were decided, or no longer are.
+    pub(crate) changes: Vec<serde_json::Value>,
 }
 
 impl Service {
@@ -86,13 +100,13 @@ impl Service {
     /// # Errors
     /// The version does not learn; there are too many rows; the database.
     pub async fn remember(&self, predicted: &mut Predicted) -> Result<Option<Vec<PredictionId>>, ServiceError> {
-        let Some(Kept { cells, rows }) = predicted.kept.take() else { return Ok(None) };
+        let Some(Kept { cells, rows, judged }) = predicted.kept.take() else { return Ok(None) };
         let version = &predicted.version;
-        check_rememberable(version, rows)?;
+        check_rememberable(version, rows, judged.is_some())?;
         if rows == 0 {
             return Ok(Some(Vec::new()));
         }
-        let (id, width) = (version.id, version.document.features.len());
+        let id = version.id;
         let now = jiff::Timestamp::now();
         let expires = now + self.remember_ttl;
         self.writer
@@ -106,7 +120,8 @@ impl Service {
                     let ids: Vec<_> = random.as_chunks().0.iter().map(|random| PredictionId::new(milliseconds, *random)).collect();
                     let bytes: Vec<[u8; 16]> = ids.iter().map(|id| *id.bytes()).collect();
                     let times = (store::moment(now), store::moment(expires));
-                    store::remembered::add(writer, id, &bytes, &cells, width, (&times.0, &times.1)).await?;
+                    let judged = judged.as_ref().map(|(members, predictions)| (members.as_str(), predictions.as_slice()));
+                    store::remembered::add(writer, id, &bytes, &cells, judged, (&times.0, &times.1)).await?;
                     Ok(Some(ids))
                 },
                 |_| {},
@@ -136,12 +151,14 @@ impl Service {
             let version = model.versions.get(&replayed.value.version).ok_or(ServiceError::VersionNotFound)?;
             return Ok((version.clone(), replayed));
         }
-        // The first that is known says which version learns; that the others are its own is seen when they are looked up.
+        // The first that is known says which version learns; that the others are its own is seen when they are looked up. In a split a
+        // version may predict and not learn; its labels are for the comparison alone.
         let meant: Vec<_> = model.versions.values().filter(|version| only.as_ref().is_none_or(|only| only.id == version.id)).collect();
         let now = store::now();
-        let mut first = None;
+        let (mut first, mut judged) = (None, false);
         for id in asked.labels.iter().filter_map(|label| label.prediction) {
             let found = store::remembered::find(&mut connection, id.bytes(), &now).await?;
+            judged = found.as_ref().is_some_and(|found| found.judged.is_some());
             first = found.and_then(|found| meant.iter().find(|version| version.id == found.version));
             if first.is_some() {
                 break;
@@ -151,7 +168,9 @@ impl Service {
         let Some(version) = first.map(|version| Arc::clone(version)) else {
             return Err(ServiceError::PredictionNotFound((0..asked.labels.len().min(REPORTED)).map(unknown).collect()));
         };
-        check_learns(&version)?;
+        if !judged {
+            check_learns(&version)?;
+        }
         let labelling = Labelling::of(&version, asked.labels, meant.iter().map(|version| version.id).collect())?;
         let expected_sequence = expected_sequence(asked.if_match.as_deref(), &version)?;
         // The writer may have to load the state; better here than while everybody waits.
@@ -173,12 +192,14 @@ impl Service {
     }
 }
 
-/// Refuses to remember what could never be learnt from.
+/// Refuses to remember what could never be learnt from, nor compared with.
 ///
 /// # Errors
-/// The version does not learn, or there are too many rows.
-fn check_rememberable(version: &Version, rows: usize) -> Result<(), ServiceError> {
-    check_learns(version)?;
+/// The version does not learn and is in no split, or there are too many rows.
+fn check_rememberable(version: &Version, rows: usize, judged: bool) -> Result<(), ServiceError> {
+    if !judged {
+        check_learns(version)?;
+    }
     if rows > MOST {
         return Err(ServiceError::TooLarge(format!("a request has at most {MOST} rows remembered")));
     }
@@ -244,7 +265,8 @@ impl Labelling {
     /// A prediction is not there, is another version's, or was labelled otherwise.
     pub(crate) async fn open(&self, connection: &mut Connection, version: &Version) -> Result<Opened, ServiceError> {
         let now = store::now();
-        let mut opened = Opened { cells: Vec::with_capacity(self.labels.len() * version.learning_width()), answers: Vec::new() };
+        let mut opened =
+            Opened { cells: Vec::with_capacity(self.labels.len() * version.learning_width()), answers: Vec::new(), judged: Vec::new() };
         let (mut missing, mut conflicts) = (Vec::new(), Vec::new());
         for (place, (id, label)) in self.labels.iter().enumerate() {
             let found = store::remembered::find(connection, id.bytes(), &now).await?;
@@ -267,6 +289,7 @@ impl Labelling {
             opened.cells.extend_from_slice(&found.cells);
             opened.cells.extend_from_slice(label);
             opened.answers.push(found.learnt.map(|(_, answer)| answer));
+            opened.judged.push(found.judged.map(|judged| Remembered::read(judged, version.document.target.len())).transpose()?);
         }
         let kind = if missing.is_empty() { ServiceError::LabelConflict } else { ServiceError::PredictionNotFound };
         let mut faults = missing;
@@ -275,17 +298,41 @@ impl Labelling {
         if faults.is_empty() { Ok(opened) } else { Err(kind(faults)) }
     }
 
-    /// Notes what was learnt and answered, in the transaction that learns it.
-    pub(crate) async fn keep(&self, connection: &mut Connection, opened: &Opened, reply: &Reply) -> Result<(), ServiceError> {
+    /// Notes what was learnt and answered, and what it says of the members of a split, in the transaction that learns it.
+    pub(crate) async fn keep(&self, connection: &mut Connection, opened: &Opened, reply: &Reply) -> Result<Compared, ServiceError> {
+        // The figures of the experiments that go on, as the transaction has them.
+        let mut experiments: HashMap<u64, Option<Scores>> = HashMap::new();
+        let mut compared = Compared::default();
         let targets = reply.predictions.len() / self.labels.len().max(1);
         for (row, (id, label)) in self.labels.iter().enumerate() {
             if opened.answers.get(row).is_some_and(Option::is_none) {
                 let range = row * targets..(row + 1) * targets;
                 let answer = [&reply.predictions[range.clone()], &reply.errors[range]].concat();
                 store::remembered::set_label(connection, id.bytes(), label, &answer).await?;
+                let Some(judged) = opened.judged.get(row).and_then(Option::as_ref) else { continue };
+                let scores = match experiments.entry(judged.experiment) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(place) => {
+                        let text = store::traffic::scores(connection, judged.experiment).await?;
+                        place.insert(text.as_deref().map(read_scores).transpose()?)
+                    }
+                };
+                // One that has ended learns nothing more.
+                let Some(scores) = scores else { continue };
+                let row = Judged { members: &judged.members, predictions: &judged.predictions, observed: &label[..targets] };
+                compared.labels += 1;
+                compared.changes.extend(scores.count(row).into_iter().map(|change| {
+                    let better = change.better;
+                    json!({"champion": judged.members[0], "challenger": change.challenger, "target": change.target, "better": better})
+                }));
             }
         }
-        Ok(())
+        for (experiment, scores) in experiments {
+            let Some(scores) = scores else { continue };
+            let text = serde_json::to_string(&scores).map_err(|_| ServiceError::Internal("the scores of a split do not encode"))?;
+            store::traffic::set_scores(connection, experiment, &text).await?;
+        }
+        Ok(compared)
     }
 }
 

@@ -16,8 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::Replayable;
 use super::catalogue::Version;
 use super::error::ServiceError;
-use super::label::Labelling;
+use super::label::{Compared, Labelling};
 use super::refit::Drifted;
+use super::update::check_learns;
 use crate::features::RowBuffer;
 use crate::frame::Fault;
 use crate::lsq;
@@ -87,6 +88,7 @@ impl UpdateRequest {
 /// What a group learnt, to be published and answered after the commit.
 pub(crate) struct Learnt {
     groups: Vec<Group>,
+    compared: Vec<(Arc<Version>, Compared)>,
     outcomes: Vec<Result<Replayable<Reply>, ServiceError>>,
 }
 
@@ -137,6 +139,13 @@ impl Learnt {
             }
             group.version.publish(group.state);
         }
+        for (version, compared) in self.compared {
+            metrics::counter!(telemetry::SPLIT_LABELS).increment(compared.labels);
+            for change in compared.changes {
+                tracing::info!(model = version.model, comparison = %change, "a comparison of versions is decided otherwise than before");
+                version.events.send("comparison", &change);
+            }
+        }
         for (request, outcome) in requests.zip(self.outcomes) {
             request.settle(outcome);
         }
@@ -152,6 +161,7 @@ struct Working {
     marks: Vec<Mark>,
     /// Answers to events of this group, not yet in the database.
     events: HashMap<String, Vec<f64>>,
+    compared: Vec<Compared>,
 }
 
 /// Applies a group of requests inside the open transaction.
@@ -180,7 +190,12 @@ pub(crate) async fn apply(connection: &mut Connection, requests: &mut [UpdateReq
         }
     }
     let mut groups = Vec::with_capacity(working.len());
-    for done in working.into_values().flatten().filter(|done| !done.log.is_empty()) {
+    let mut compared = Vec::new();
+    for mut done in working.into_values().flatten() {
+        compared.extend(done.compared.drain(..).map(|compared| (done.version.clone(), compared)));
+        if done.log.is_empty() {
+            continue;
+        }
         let Working { version, state, first_sequence, log, marks, .. } = done;
         let sequence = state.sequence();
         store::updates::append(connection, version.id, first_sequence, sequence + 1 - first_sequence, &log).await?;
@@ -189,7 +204,7 @@ pub(crate) async fn apply(connection: &mut Connection, requests: &mut [UpdateReq
         }
         groups.push(Group { version, state, first_sequence, marks });
     }
-    Ok(Learnt { groups, outcomes })
+    Ok(Learnt { groups, compared, outcomes })
 }
 
 /// Takes a snapshot, and lets go of as much of the log as the version's retention says.
@@ -218,6 +233,7 @@ async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Op
         log: Vec::new(),
         marks: Vec::new(),
         events: HashMap::new(),
+        compared: Vec::new(),
     }))
 }
 
@@ -238,6 +254,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         Some(labels) => Some(labels.open(connection, &version).await?),
         None => None,
     };
+    let learns = check_learns(&version).is_ok();
     let all_cells = opened.as_ref().map_or(&request.cells, |opened| &opened.cells);
     let rows = all_cells.len() / width;
     // One row leaves the state alone when it fails; several, and a window that slides, need a way back.
@@ -256,6 +273,13 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
             let (predictions, errors) = answer.split_at(answer.len() / 2);
             reply.predictions.extend_from_slice(predictions);
             reply.errors.extend_from_slice(errors);
+            continue;
+        }
+        // A version that does not learn is compared all the same, by what it answered.
+        if let Some(judged) = opened.as_ref().filter(|_| !learns).and_then(|opened| opened.judged[row].as_ref()) {
+            let observed = &cells[width - 1 - targets..width - 1];
+            reply.predictions.extend_from_slice(judged.answered());
+            reply.errors.extend(observed.iter().zip(judged.answered()).map(|(observed, answered)| observed - answered));
             continue;
         }
         let event = request.events.get(row).and_then(Option::as_ref);
@@ -309,7 +333,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         }
     }
     if let (Some(labels), Some(opened)) = (&request.labels, &opened) {
-        labels.keep(connection, opened, &reply).await?;
+        working.compared.push(labels.keep(connection, opened, &reply).await?);
     }
     if let Some(key) = &request.idempotency {
         key.remember(connection, &reply).await?;

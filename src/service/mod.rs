@@ -23,6 +23,7 @@ mod predict_stream;
 mod refit;
 mod source;
 mod stream;
+mod traffic;
 mod update;
 mod writer;
 
@@ -45,9 +46,10 @@ pub use inputs::{Looked, Span, Unwatched, Watched};
 pub use jobs::{Job, JobState};
 pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
-pub use predict::{Answerer, Predicted};
+pub use predict::{Answerer, Caller, Predicted};
 pub use predict_stream::{Answers, Broken, Form};
 pub use stream::{Acknowledgement, StreamedUpdate};
+pub use traffic::{Count, Counted, Member, Role, SetTraffic, SplitSet, Traffic};
 pub use update::Update;
 
 use crate::store::{self, Store};
@@ -82,6 +84,7 @@ pub struct Service {
     jobs: jobs::Jobs,
     pool: Semaphore,
     pins: Arc<datasets::Pins>,
+    shadows: Arc<traffic::Shadows>,
     fit_queue: usize,
     remember_ttl: Duration,
     watching: inputs::Watching,
@@ -132,6 +135,7 @@ impl Service {
         let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
         let (writer, thread, failed) =
             writer::Writer::start(connection, drifts).map_err(|_| ServiceError::Internal("the writer's thread could not be started"))?;
+        let shadows = traffic::Shadows::start().map_err(|_| ServiceError::Internal("the shadows' thread could not be started"))?;
         let service = Arc::new(Self {
             store: store.clone(),
             writer,
@@ -139,6 +143,7 @@ impl Service {
             jobs: jobs::Jobs::default(),
             pool: Semaphore::new(settings.compute_threads.max(1)),
             pins: Arc::default(),
+            shadows: Arc::new(shadows),
             fit_queue: settings.fit_queue.max(1),
             remember_ttl: settings.remember_ttl,
             watching: inputs::Watching::new(settings.watch_inputs),
@@ -163,9 +168,10 @@ impl Service {
         let models = store::models::all(&mut connection).await?;
         let versions = store::models::all_versions(&mut connection).await?;
         let aliases = store::models::all_aliases(&mut connection).await?;
+        let splits = store::traffic::all(&mut connection).await?;
         drop(connection);
         let held: Vec<_> = aliases.iter().filter_map(|row| Some((row.model, row.alias.clone(), row.version, row.sequence?))).collect();
-        self.catalogue.fill(models, versions, aliases)?;
+        self.catalogue.fill(models, versions, aliases, &splits)?;
         let models = self.catalogue.all();
         let loaded = self.load(&models).await?;
         for (id, alias, number, sequence) in held {
@@ -184,13 +190,16 @@ impl Service {
         // Not tied to the service's life: it ends with the writer.
         tokio::spawn(datasets::sweep(self.writer.clone(), self.pins.clone()));
         tokio::spawn(label::sweep(self.writer.clone(), self.stopping.subscribe()));
+        tokio::spawn(traffic::follow(Arc::downgrade(self), self.stopping.subscribe()));
         Ok(())
     }
 
-    /// Brings the states of the versions behind aliases into memory, shared out between the cores: replaying a log is mostly arithmetic.
+    /// Brings the states of the versions behind aliases and in splits into memory, shared out between the cores: replaying a log is mostly arithmetic.
     async fn load(&self, models: &BTreeMap<String, Arc<Model>>) -> Result<usize, ServiceError> {
         let pointed = |model: &Arc<Model>| -> Vec<_> {
-            model.aliases.values().filter_map(|target| model.versions.get(&target.version).cloned()).collect()
+            let behind = model.aliases.values().filter_map(|target| model.versions.get(&target.version).cloned());
+            let split = model.traffic.iter().flat_map(|traffic| traffic.members().iter().map(|member| member.version.clone()));
+            behind.chain(split).collect()
         };
         let versions: Vec<Arc<Version>> = models.values().flat_map(pointed).collect();
         let loaders = self.pool.available_permits().max(1);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::catalogue::{LATEST, Model, Target, Version};
 use super::error::ServiceError;
 use super::events::Channel;
-use super::{Replayable, Service};
+use super::{Replayable, Service, traffic};
 use crate::model::{State, name};
 use crate::store::{self, Connection};
 
@@ -24,7 +24,7 @@ impl Service {
     }
 
     /// The state of a version, or the one in which an alias holds it.
-    async fn state_of(&self, version: &Version, held: Option<Arc<State>>) -> Result<Arc<State>, ServiceError> {
+    pub(super) async fn state_of(&self, version: &Version, held: Option<Arc<State>>) -> Result<Arc<State>, ServiceError> {
         match held {
             Some(state) => Ok(state),
             None => version.state(&self.store).await,
@@ -141,6 +141,7 @@ impl Service {
         self.writer
             .run(
                 async move |writer: &mut Connection| {
+                    traffic::check_unnamed(writer, model.id, &alias).await?;
                     store::models::delete_alias(writer, model.id, &alias).await?;
                     Ok((model.name.clone(), alias))
                 },
@@ -184,7 +185,7 @@ impl Service {
     /// Deletes a version that no alias points to.
     ///
     /// # Errors
-    /// There is none, or an alias points to it.
+    /// There is none, or an alias or the model's split of traffic points to it.
     pub async fn delete_version(self: &Arc<Self>, model: &str, which: &str) -> Result<(), ServiceError> {
         let model = self.catalogue.model(model)?;
         let version = model.find(which)?.0.clone();
@@ -195,6 +196,7 @@ impl Service {
                     if store::models::has_alias(writer, model.id, version.number).await? {
                         return Err(ServiceError::Conflict("an alias points to this version; move the alias first"));
                     }
+                    traffic::check_unnamed(writer, model.id, &version.number.to_string()).await?;
                     store::models::delete_version(writer, version.id).await?;
                     Ok((model.name.clone(), version.number))
                 },

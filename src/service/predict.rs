@@ -1,11 +1,13 @@
 //! Predictions: a version's state is loaded once for the whole request, so all its rows are answered by one version at one sequence.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::Service;
 use super::catalogue::Version;
 use super::error::ServiceError;
 use super::inputs::Watch;
+use super::traffic::{Shadows, Traffic};
 use crate::frame::InputSchema;
 use crate::frame::rows::Rows;
 use crate::model::State;
@@ -21,13 +23,62 @@ pub struct Answerer {
     pub(crate) state: Arc<State>,
     /// What counts its rows, if they are watched.
     watch: Option<Arc<Watch>>,
+    /// The split that chose it.
+    split: Option<Chosen>,
+}
+
+/// An arm that a split has chosen.
+#[derive(Debug)]
+struct Chosen {
+    traffic: Arc<Traffic>,
+    arm: usize,
+    shadows: Arc<Shadows>,
+}
+
+/// By what a request is known again: a key of its own, or a header.
+#[allow(missing_debug_implementations)] // a function has none
+pub struct Caller<'a> {
+    /// The key, if the request carries one by itself.
+    pub key: Option<&'a [u8]>,
+    /// The value of a header.
+    pub header: &'a (dyn Fn(&str) -> Option<Vec<u8>> + Sync),
+}
+
+impl Caller<'_> {
+    fn arm(&self, traffic: &Traffic) -> usize {
+        match self.key {
+            Some(key) => traffic.arm(Some(key)),
+            None => traffic.arm(traffic.header().and_then(|header| (self.header)(header)).as_deref()),
+        }
+    }
 }
 
 impl Answerer {
     /// What rows may hold.
     #[must_use]
     pub fn inputs(&self) -> &InputSchema {
-        &self.version.inputs
+        self.split.as_ref().map_or(&self.version.inputs, |chosen| chosen.traffic.inputs(chosen.arm))
+    }
+
+    /// The arm that a split of traffic has chosen.
+    #[must_use]
+    pub fn arm(&self) -> Option<Arc<str>> {
+        self.split.as_ref().map(|chosen| chosen.traffic.name(chosen.arm))
+    }
+
+    /// The cells of the version's own features.
+    fn own<'a>(&self, rows: &'a Rows) -> Cow<'a, [f64]> {
+        match &self.split {
+            None => Cow::Borrowed(&rows.values),
+            Some(chosen) => chosen.traffic.own(chosen.arm, rows),
+        }
+    }
+
+    /// Shows rows that were answered to the shadows of the split, if there are any.
+    pub(super) fn show(&self, rows: &Rows, answer: &Answer) {
+        if let Some(Chosen { traffic, arm, shadows }) = &self.split {
+            shadows.show(traffic, *arm, rows, &answer.predictions);
+        }
     }
 
     /// The sequence of its state.
@@ -38,7 +89,8 @@ impl Answerer {
 
     /// The answer to rows, all of it finite.
     pub(super) fn answer(&self, rows: &Rows, question: Question) -> Result<Answer, ServiceError> {
-        let answer = answer(&self.state, &self.version.design, rows.count, &rows.values, question);
+        let own = self.own(rows);
+        let answer = answer(&self.state, &self.version.design, rows.count, &own, question);
         let targets = self.version.document.target.len().max(1);
         if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
             let row = place / targets;
@@ -48,9 +100,12 @@ impl Answerer {
             ));
         }
         if let Some(watch) = &self.watch {
-            watch.count(&self.version.design, &self.state, &rows.values, rows.count, &answer);
+            watch.count(&self.version.design, &self.state, &own, rows.count, &answer);
         }
         metrics::counter!(telemetry::PREDICTIONS).increment(rows.count as u64);
+        if let Some(chosen) = &self.split {
+            chosen.traffic.answered(chosen.arm, rows.count);
+        }
         Ok(answer)
     }
 
@@ -79,6 +134,8 @@ pub struct Predicted {
     pub sequence: u64,
     /// The answers.
     pub answer: Answer,
+    /// The arm that answered, in a split of traffic.
+    pub arm: Option<Arc<str>>,
     /// The rows, if they are to be remembered.
     pub(crate) kept: Option<Kept>,
 }
@@ -89,16 +146,26 @@ pub(crate) struct Kept {
     /// One cell a feature of the version.
     pub(crate) cells: Vec<f64>,
     pub(crate) rows: usize,
+    /// In a split: who predicted the rows, and what.
+    pub(crate) judged: Option<(String, Vec<f64>)>,
 }
 
 impl Service {
-    /// Who answers what `name`, `name@alias` or `name@version` is asked.
+    /// Who answers what `name`, `name@alias` or `name@version` is asked. A plain name is shared out by the model's split, if it has one.
     ///
     /// # Errors
     /// There is no such version.
-    pub async fn answerer(&self, reference: &str) -> Result<Answerer, ServiceError> {
-        let (_, version, state) = self.version(reference).await?;
-        Ok(self.answering(version, state))
+    pub async fn answerer(&self, reference: &str, caller: Caller<'_>) -> Result<Answerer, ServiceError> {
+        let (model, which) = self.catalogue.addressed(reference)?;
+        if let (None, Some(traffic)) = (which, &model.traffic) {
+            let arm = caller.arm(traffic);
+            let (version, state) = traffic.chosen(arm)?;
+            let chosen = Chosen { traffic: traffic.clone(), arm, shadows: self.shadows.clone() };
+            return Ok(self.answering(version, state, Some(chosen)));
+        }
+        let (version, held) = model.named(which)?;
+        let state = self.state_of(version, held).await?;
+        Ok(self.answering(version.clone(), state, None))
     }
 
     /// Who answers for a version that the address names by itself, by number or alias.
@@ -107,19 +174,23 @@ impl Service {
     /// There is no such version.
     pub async fn answerer_of(&self, model: &str, which: &str) -> Result<Answerer, ServiceError> {
         let (_, version, state) = self.version_of(model, which).await?;
-        Ok(self.answering(version, state))
+        Ok(self.answering(version, state, None))
     }
 
-    fn answering(&self, version: Arc<Version>, state: Arc<State>) -> Answerer {
+    fn answering(&self, version: Arc<Version>, state: Arc<State>, split: Option<Chosen>) -> Answerer {
         let watch = self.watching.of(&version).cloned();
-        Answerer { version, state, watch }
+        Answerer { version, state, watch, split }
     }
 
     /// The same version as it stood after update `sequence`.
     ///
     /// # Errors
-    /// It has not learnt so many rows yet, or the log of that time is no longer kept.
+    /// It has not learnt so many rows yet, or the log of that time is no longer kept; a split chose the version.
     pub async fn answerer_at(&self, mut answerer: Answerer, sequence: u64) -> Result<Answerer, ServiceError> {
+        if answerer.split.is_some() {
+            // The same sequence is another moment to another version.
+            return Err(ServiceError::Conflict("a split of traffic is in force: a sequence is asked of `name@version` or `name@alias`"));
+        }
         answerer.state = answerer.version.state_at(&self.store, sequence).await?;
         Ok(answerer)
     }
@@ -130,8 +201,17 @@ impl Service {
     /// A prediction is not finite.
     pub fn predict(&self, answerer: Answerer, rows: Rows, question: Question, remember: bool) -> Result<Predicted, ServiceError> {
         let answer = answerer.answer(&rows, question)?;
+        let (mut kept, arm) = (None, answerer.arm());
+        match (&answerer.split, remember) {
+            (None, false) => {}
+            (None, true) => kept = Some(Kept { cells: rows.values, rows: rows.count, judged: None }),
+            (Some(_), false) => answerer.show(&rows, &answer),
+            (Some(Chosen { traffic, arm, .. }), true) => {
+                let judged = traffic.judged(*arm, &rows.values, rows.count, &answer.predictions)?;
+                kept = Some(Kept { cells: answerer.own(&rows).into_owned(), rows: rows.count, judged: Some(judged) });
+            }
+        }
         let Answerer { version, state, .. } = answerer;
-        let kept = remember.then_some(Kept { cells: rows.values, rows: rows.count });
-        Ok(Predicted { sequence: state.sequence(), version, answer, kept })
+        Ok(Predicted { sequence: state.sequence(), version, answer, arm, kept })
     }
 }

@@ -124,6 +124,7 @@ impl<W: Fn(&Answer, &mut Vec<u8>) -> Result<(), ServiceError>> Answering<W> {
         })?;
         let mut out = Vec::with_capacity(64 + answer.predictions.len() * 24);
         (self.write)(&answer, &mut out)?;
+        self.answerer.show(rows, &answer);
         Ok(out.into())
     }
 }

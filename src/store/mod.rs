@@ -11,6 +11,7 @@ pub mod idempotency;
 pub mod jobs;
 pub mod models;
 pub mod remembered;
+pub mod traffic;
 pub mod updates;
 
 use std::path::Path;

@@ -113,6 +113,13 @@ pub async fn has_alias(connection: &mut Connection, model: i64, version: u64) ->
     Ok(found.is_some())
 }
 
+/// Whether a model has an alias of that name.
+pub async fn alias_exists(connection: &mut Connection, model: i64, alias: &str) -> Result<bool, StoreError> {
+    let found =
+        sqlx::query("SELECT 1 FROM aliases WHERE model_id = ? AND alias = ?").bind(model).bind(alias).fetch_optional(connection).await?;
+    Ok(found.is_some())
+}
+
 /// Whether an alias points at a version as it stands.
 pub async fn serves(connection: &mut Connection, model: i64, alias: &str, version: u64) -> Result<bool, StoreError> {
     let found = sqlx::query("SELECT 1 FROM aliases WHERE model_id = ? AND alias = ? AND version = ? AND sequence IS NULL")

@@ -10,6 +10,8 @@ pub struct Remembered {
     pub version: i64,
     /// One cell a feature.
     pub cells: Vec<f64>,
+    /// In a split: who predicted the row, and what.
+    pub judged: Option<(String, Vec<f64>)>,
     /// Once learnt: the label (targets, then weight) and the answer (predictions, then errors).
     pub learnt: Option<(Vec<f64>, Vec<f64>)>,
 }
@@ -21,24 +23,31 @@ pub async fn random(connection: &mut Connection, count: usize) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Remembers rows of one version: `ids` are 16 bytes a row, `cells` are `width` a row.
+/// Remembers rows of one version: `ids` are 16 bytes a row, `cells` as many a row as there are. In a split, `judged` is who predicted the rows,
+/// and what they predicted, row by row.
 pub async fn add(
     writer: &mut Connection,
     version: i64,
     ids: &[[u8; 16]],
     cells: &[f64],
-    width: usize,
+    judged: Option<(&str, &[f64])>,
     (created_at, expires_at): (&str, &str),
 ) -> Result<(), StoreError> {
     if ids.is_empty() {
         return Ok(());
     }
-    let sealed: Vec<u8> = (0..ids.len()).flat_map(|row| seal(floats_to_bytes(&cells[row * width..(row + 1) * width]))).collect();
+    // All of a width, so that the statement can cut them apart again.
+    let rows = |values: &[f64]| -> Vec<u8> {
+        let width = values.len() / ids.len();
+        (0..ids.len()).flat_map(|row| seal(floats_to_bytes(&values[row * width..(row + 1) * width]))).collect()
+    };
+    let sealed = rows(cells);
+    let predictions = judged.map(|(_, predictions)| rows(predictions));
     // One statement for all rows: thousands of them would keep everybody waiting for the writer.
     sqlx::query(
         "WITH RECURSIVE rows (place) AS (SELECT 0 UNION ALL SELECT place + 1 FROM rows WHERE place + 1 < ?1)
-         INSERT INTO remembered (id, version_id, cells, created_at, expires_at)
-         SELECT substr(?2, place * 16 + 1, 16), ?3, substr(?4, place * ?5 + 1, ?5), ?6, ?7 FROM rows",
+         INSERT INTO remembered (id, version_id, cells, created_at, expires_at, members, predictions)
+         SELECT substr(?2, place * 16 + 1, 16), ?3, substr(?4, place * ?5 + 1, ?5), ?6, ?7, ?8, substr(?9, place * ?10 + 1, ?10) FROM rows",
     )
     .bind(ids.len() as i64)
     .bind(ids.concat())
@@ -47,6 +56,9 @@ pub async fn add(
     .bind((sealed.len() / ids.len()) as i64)
     .bind(created_at)
     .bind(expires_at)
+    .bind(judged.map(|(members, _)| members))
+    .bind(predictions.as_deref())
+    .bind(predictions.as_ref().map(|predictions| (predictions.len() / ids.len()) as i64))
     .execute(writer)
     .await?;
     Ok(())
@@ -54,17 +66,21 @@ pub async fn add(
 
 /// The prediction of that id, unless it has expired at `now`.
 pub async fn find(connection: &mut Connection, id: &[u8; 16], now: &str) -> Result<Option<Remembered>, StoreError> {
-    type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
-    let row: Option<Row> = sqlx::query_as("SELECT version_id, cells, label, answer FROM remembered WHERE id = ? AND expires_at > ?")
-        .bind(id.as_slice())
-        .bind(now)
-        .fetch_optional(connection)
-        .await?;
-    let Some((version, cells, label, answer)) = row else { return Ok(None) };
+    type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<String>, Option<Vec<u8>>);
+    let row: Option<Row> =
+        sqlx::query_as("SELECT version_id, cells, label, answer, members, predictions FROM remembered WHERE id = ? AND expires_at > ?")
+            .bind(id.as_slice())
+            .bind(now)
+            .fetch_optional(connection)
+            .await?;
+    let Some((version, cells, label, answer, members, predictions)) = row else { return Ok(None) };
     let what = "a remembered prediction";
     let floats = |bytes: Vec<u8>| floats_from_bytes(&bytes, what);
     let learnt = label.zip(answer).map(|(label, answer)| Ok::<_, StoreError>((floats(label)?, floats(answer)?))).transpose()?;
-    Ok(Some(Remembered { version, cells: floats_from_bytes(unseal(&cells, what)?, what)?, learnt }))
+    let opened = |bytes: &[u8]| floats_from_bytes(unseal(bytes, what)?, what);
+    let judged =
+        members.zip(predictions).map(|(members, predictions)| Ok::<_, StoreError>((members, opened(&predictions)?))).transpose()?;
+    Ok(Some(Remembered { version, cells: opened(&cells)?, judged, learnt }))
 }
 
 /// Notes the label that was learnt, and what was answered.
@@ -102,12 +118,12 @@ mod tests {
         let version = models::add_version(&mut writer, "m", "{}", vec![1]).await.unwrap().version.id;
         let ids: Vec<[u8; 16]> = (0..3).map(|number| [number; 16]).collect();
         let cells = [1.0, 2.0, 3.0, f64::MIN_POSITIVE, -0.0, 6.5];
-        add(&mut writer, version, &ids, &cells, 2, ("2026-01-01", "2026-01-02")).await.unwrap();
+        add(&mut writer, version, &ids, &cells, None, ("2026-01-01", "2026-01-02")).await.unwrap();
         // A model of the intercept alone has no cells.
-        add(&mut writer, version, &[[9; 16]], &[], 0, ("2026-01-01", "2026-01-03")).await.unwrap();
+        add(&mut writer, version, &[[9; 16]], &[], Some(("7:0:1,2", &[0.5, f64::NAN])), ("2026-01-01", "2026-01-03")).await.unwrap();
         for (id, cells) in ids.iter().zip(cells.chunks(2)) {
             let found = find(&mut writer, id, "2026-01-01").await.unwrap().unwrap();
-            assert_eq!((found.version, found.cells.as_slice(), found.learnt), (version, cells, None));
+            assert_eq!((found.version, found.cells.as_slice(), found.learnt, found.judged), (version, cells, None, None));
         }
         set_label(&mut writer, &ids[1], &[5.0, 1.0], &[4.0, 1.0]).await.unwrap();
         let found = find(&mut writer, &ids[1], "2026-01-01").await.unwrap().unwrap();
@@ -115,7 +131,9 @@ mod tests {
         assert_eq!(find(&mut writer, &ids[0], "2026-01-02").await.unwrap(), None, "expired");
         assert!(forget(&mut writer, "2026-01-02", 2).await.unwrap());
         assert!(!forget(&mut writer, "2026-01-02", 2).await.unwrap());
-        assert!(find(&mut writer, &[9; 16], "2026-01-02").await.unwrap().unwrap().cells.is_empty());
+        let found = find(&mut writer, &[9; 16], "2026-01-02").await.unwrap().unwrap();
+        let (members, predictions) = found.judged.unwrap();
+        assert!(found.cells.is_empty() && members == "7:0:1,2" && predictions[0] == 0.5 && predictions[1].is_nan());
         models::delete_version(&mut writer, version).await.unwrap();
         assert_eq!(find(&mut writer, &[9; 16], "2026-01-02").await.unwrap(), None);
     }

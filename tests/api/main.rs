@@ -18,4 +18,5 @@ mod operations;
 mod predict;
 mod predict_stream;
 mod streams;
+mod traffic;
 mod updates;
