@@ -15,7 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, header};
 use http_body_util::BodyExt as _;
-use lsqd::http::{App, router};
+use lsqd::http::{App, PackedLimits, router};
 use lsqd::service::{Service, Settings};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -107,7 +107,13 @@ async fn application(folder: &tempfile::TempDir, watch_inputs: bool) -> Outcome<
     let settings = Settings { compute_threads: 1, readers: 2, fit_queue: 8, remember_ttl: Duration::from_secs(3600), watch_inputs };
     let (service, _closing) = Service::open(&folder.path().join("lsqd.db"), settings).await?;
     service.replay().await?;
-    let app = router(App { service: Arc::clone(&service), body_limit: 64 << 20, upload_limit: 0, metrics: String::new });
+    let app = router(App {
+        service: Arc::clone(&service),
+        body_limit: 64 << 20,
+        upload_limit: 0,
+        packed: PackedLimits { bytes: 0, ratio: 0 },
+        metrics: String::new,
+    });
     let mut random = StdRng::seed_from_u64(SEED);
     let mut table = names().join(",") + ",y\n";
     for _ in 0..5000 {

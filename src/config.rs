@@ -48,6 +48,10 @@ pub struct Config {
     pub body_limit: usize,
     /// Bytes of an upload; 0 is no limit.
     pub upload_limit: u64,
+    /// Bytes of a packed body as it comes; 0 is no limit.
+    pub packed_limit: u64,
+    /// Bytes that each byte of a packed body may become; 0 is no limit.
+    pub unpack_ratio: u64,
     /// How long a remembered prediction waits for its label.
     pub remember_ttl: Duration,
     /// Whether what versions are asked to predict is watched.
@@ -170,6 +174,8 @@ settings! {
     fit_queue       "LSQD_FIT_QUEUE"       "COUNT"    "64"             "Fits that may be waiting or running; past that they are refused";
     body_limit      "LSQD_BODY_LIMIT"      "SIZE"     "64MiB"          "Largest request body that is held in memory";
     upload_limit    "LSQD_UPLOAD_LIMIT"    "SIZE"     "0"              "Largest upload of a dataset, which is streamed; 0 is no limit";
+    packed_limit    "LSQD_PACKED_LIMIT"    "SIZE"     "1GiB"           "Largest packed body (gzip, deflate, zstd) as it comes; 0 is no limit";
+    unpack_ratio    "LSQD_UNPACK_RATIO"    "COUNT"    "200"            "Most that a packed body may grow, in times its length, past 16 MiB; 0 is no limit";
     remember_ttl    "LSQD_REMEMBER_TTL"    "DURATION" "7d"             "How long a remembered prediction waits for its label";
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     watch_inputs    "LSQD_WATCH_INPUTS"    "BOOLEAN"  "true"           "Compare what is predicted with what was trained on; --watch-inputs=false does not";
@@ -369,6 +375,9 @@ impl Config {
             bytes => usize::try_from(bytes).map_err(|_| "is more than this machine can address".to_owned()),
         });
         let upload_limit = texts.upload_limit.check(&mut faults, size);
+        let packed_limit = texts.packed_limit.check(&mut faults, size);
+        let unpack_ratio =
+            texts.unpack_ratio.check(&mut faults, |text| text.parse::<u64>().map_err(|_| format!("is not a whole number: {text:?}")));
         let remember_ttl = texts.remember_ttl.check(&mut faults, |text| match duration(text)? {
             Duration::ZERO => Err("is 0, with which nothing would be remembered; the default is 7d".to_owned()),
             duration => Ok(duration),
@@ -406,6 +415,8 @@ impl Config {
                 fit_queue: fit_queue?,
                 body_limit: body_limit?,
                 upload_limit: upload_limit?,
+                packed_limit: packed_limit?,
+                unpack_ratio: unpack_ratio?,
                 remember_ttl: remember_ttl?,
                 watch_inputs: watch_inputs?,
                 max_connections: max_connections?,

@@ -29,7 +29,7 @@ use tokio::time::Sleep;
 use tower::ServiceExt as _;
 
 use crate::config::{Config, reachable};
-use crate::http::{App, router};
+use crate::http::{App, PackedLimits, router};
 use crate::service::{Closing, Service, ServiceError, Settings};
 use crate::telemetry;
 
@@ -102,8 +102,13 @@ impl Server {
     /// The models could not be loaded, or the database could no longer be written.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
         let Self { config, listener, service, closing } = self;
-        let app =
-            App { service: service.clone(), body_limit: config.body_limit, upload_limit: config.upload_limit, metrics: telemetry::render };
+        let app = App {
+            service: service.clone(),
+            body_limit: config.body_limit,
+            upload_limit: config.upload_limit,
+            packed: PackedLimits { bytes: config.packed_limit, ratio: config.unpack_ratio },
+            metrics: telemetry::render,
+        };
         let mut connections = Connections::new(&config, router(app));
         let mut background = JoinSet::new();
         background.spawn(telemetry::upkeep());

@@ -6,6 +6,9 @@
 
 use std::collections::BTreeSet;
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{Array as _, ArrayRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -82,6 +85,35 @@ impl Summary {
     pub fn missing(&self, column: usize) -> f64 {
         #[allow(clippy::cast_precision_loss)] // row counts
         self.columns.get(column).map_or(0.0, |column| column.missing as f64 / self.rows.max(1) as f64)
+    }
+
+    /// The summary of a table of as many rows that has some of these columns and `fresh` ones beside them, of which nothing is known yet.
+    #[must_use]
+    pub fn beside(&self, kept: &[usize], fresh: Schema) -> Self {
+        let mut schema = Schema { columns: kept.iter().map(|&index| self.schema.columns[index].clone()).collect() };
+        let mut columns: Vec<ColumnSummary> = kept.iter().map(|&index| self.columns[index].clone()).collect();
+        columns.resize_with(kept.len() + fresh.columns.len(), ColumnSummary::default);
+        schema.columns.extend(fresh.columns);
+        Self { schema, rows: self.rows, columns }
+    }
+
+    /// Takes in the cells of columns from `first` on: numbers, whole numbers and booleans.
+    pub fn add(&mut self, first: usize, arrays: &[ArrayRef]) {
+        for (column, array) in self.columns[first..].iter_mut().zip(arrays) {
+            column.add_missing(array.null_count());
+            if let Some(values) = array.as_primitive_opt::<Float64Type>() {
+                column.add_numbers(&values.iter().flatten().collect::<Vec<f64>>());
+            } else if let Some(values) = array.as_primitive_opt::<Int64Type>() {
+                column.add_integers(&values.iter().flatten().collect::<Vec<i64>>());
+            } else if let Some(values) = array.as_boolean_opt() {
+                column.add_booleans(&values.iter().flatten().collect::<Vec<bool>>());
+            }
+        }
+    }
+
+    /// Ends the taking in: bounds what is kept of the columns.
+    pub fn finish(&mut self) {
+        self.bound();
     }
 
     /// The columns as a reply shows them.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::error::{ApiError, Code};
 use super::extract::{Page, Path};
+use super::packed::streamed;
 use super::{App, extract};
 use crate::frame::{ColumnType, Fault, Format, write};
 use crate::service::{Description, ServiceError, Upload};
@@ -105,13 +106,13 @@ async fn all(
         rows(&mut text, &schema, &frame?);
         Ok::<_, ServiceError>(Bytes::from(text))
     });
-    let mut response = Response::new(Body::from_stream(first.chain(rest)));
+    let mut response = Response::new(streamed(first.chain(rest)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     response.headers_mut().insert(header::ETAG, tag);
     Ok(response)
 }
 
-fn reply(description: &Description, status: StatusCode, replayed: bool) -> Response {
+pub(super) fn reply(description: &Description, status: StatusCode, replayed: bool) -> Response {
     let mut response = (status, Json(view(description))).into_response();
     response.headers_mut().insert(header::ETAG, extract::etag(&description.tag()));
     if replayed {
@@ -122,7 +123,16 @@ fn reply(description: &Description, status: StatusCode, replayed: bool) -> Respo
 
 fn view(description: &Description) -> Value {
     let row = &description.row;
-    json!({"name": row.name, "rows": row.rows, "bytes": row.bytes, "created_at": row.created_at, "columns": description.summary.columns_json()})
+    let origin = description.origin().map(|origin| {
+        json!({
+            "model": origin.model, "version": origin.version, "sequence": origin.sequence,
+            "dataset": origin.dataset, "dataset_tag": origin.dataset_tag,
+        })
+    });
+    json!({
+        "name": row.name, "rows": row.rows, "bytes": row.bytes, "created_at": row.created_at, "origin": origin,
+        "columns": description.summary.columns_json(),
+    })
 }
 
 fn upload(app: &App, route: &str, name: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Upload, ApiError> {

@@ -47,7 +47,7 @@ codes! {
     InvalidRows = UNPROCESSABLE_ENTITY, "invalid_rows", "Some rows cannot be taken";
     InvalidName = UNPROCESSABLE_ENTITY, "invalid_name", "This is not a name";
     UnknownColumn = UNPROCESSABLE_ENTITY, "unknown_column", "The dataset has no such column";
-    UnknownDataset = UNPROCESSABLE_ENTITY, "unknown_dataset", "The fit names a dataset that does not exist";
+    UnknownDataset = UNPROCESSABLE_ENTITY, "unknown_dataset", "The request names a dataset that does not exist";
     NotSupported = UNPROCESSABLE_ENTITY, "not_supported", "This version does not do that";
     FitFailed = UNPROCESSABLE_ENTITY, "fit_failed", "The data cannot be fitted";
     IdempotencyMismatch = UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The key was used with another request";

@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
+use super::packed::Refused;
 use crate::frame::Fault;
 use crate::server::BodyTimeout;
 use crate::service::{Fingerprint, ServiceError};
@@ -36,14 +37,25 @@ pub(super) fn stream(body: Body) -> impl Stream<Item = Result<Bytes, ServiceErro
     body.into_data_stream().map(|piece| piece.map_err(|error| body_error(&error)))
 }
 
-/// Why a body stopped: a timeout of ours, or the other end.
+/// Why a body stopped: a timeout or a limit of ours, or the other end.
 fn body_error(error: &(dyn std::error::Error + 'static)) -> ServiceError {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if error.is::<BodyTimeout>() {
             return ServiceError::BodyTimeout;
         }
-        cause = error.source();
+        match error.downcast_ref::<Refused>() {
+            Some(Refused::Malformed) => {
+                return ServiceError::Syntax(Fault { pointer: String::new(), detail: Refused::Malformed.to_string() });
+            }
+            Some(refused) => return ServiceError::TooLarge(refused.to_string()),
+            None => {}
+        }
+        // What an error of a reader holds is not its source, but that one's source is.
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
     }
     ServiceError::BodyCut
 }

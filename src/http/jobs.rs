@@ -22,9 +22,9 @@ fn view(job: &Job) -> Value {
         serde_json::to_value(error.problem(&job.id)).unwrap_or_default()
     });
     json!({
-        "id": job.id, "state": job.state.as_str(),
+        "id": job.id, "kind": job.kind.as_str(), "state": job.state.as_str(),
         "progress": {"stage": job.stage, "done": job.done, "total": job.total, "loss": job.loss},
-        "model": job.model, "version": job.version, "problem": problem,
+        "model": job.model, "version": job.version, "dataset": job.kind.dataset(), "problem": problem,
     })
 }
 

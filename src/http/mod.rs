@@ -17,8 +17,10 @@ mod middleware;
 mod models;
 mod online;
 mod operations;
+mod packed;
 mod predict;
 mod predict_stream;
+mod predictions;
 mod summary;
 mod traffic;
 mod updates;
@@ -29,12 +31,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::MethodFilter;
 use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate as _};
-use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::service::Service;
 
 pub use error::{ApiError, CODES};
+pub use packed::PackedLimits;
 
 /// What handlers share.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct App {
     pub body_limit: usize,
     /// Bytes of an upload; 0 is no limit.
     pub upload_limit: u64,
+    /// What packed bodies are held to.
+    pub packed: PackedLimits,
     /// Renders the metrics.
     pub metrics: fn() -> String,
 }
@@ -86,6 +89,7 @@ routes! {
     DELETE "/v1/models/{name}/traffic"              => traffic::end,
     POST   "/v1/models/{name}/predict"              => predict::predict,
     GET    "/v1/models/{name}/inputs"               => inputs::show,
+    POST   "/v1/models/{name}/predictions"          => predictions::create,
     POST   "/v1/models/{name}/updates"              => updates::learn,
     DELETE "/v1/models/{name}/updates/{sequence}"   => online::erase,
     DELETE "/v1/models/{name}/updates/by-id/{id}"   => online::erase_event,
@@ -110,14 +114,16 @@ routes! {
 
 /// The application: the routes, and around them what every request passes through.
 pub fn router(app: App) -> Router {
+    let packed_in = app.clone();
     table()
         .fallback(operations::not_found)
         .method_not_allowed_fallback(operations::method_not_allowed)
         .with_state(app.clone())
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::from_panic))
         .layer(axum::middleware::from_fn_with_state(app, middleware::around))
-        // Outside: errors are packed too, and what comes in is unpacked before anybody counts its bytes. An encoding that is not known stays.
-        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
-        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(NotForContentType::const_new("application/x-ndjson"))))
+        // Outside: errors are packed too, and what comes in is unpacked before anybody counts its bytes. What is packed goes out whenever
+        // nothing more is there to be packed, so that streams stay prompt.
+        .layer(axum::middleware::map_request_with_state(packed_in, packed::unpack))
+        .layer(CompressionLayer::new())
         .layer(axum::extract::DefaultBodyLimit::disable())
 }

@@ -72,6 +72,13 @@ pub(super) async fn unpack(State(app): State<App>, mut request: Request) -> Requ
     request.map(|body| Body::from_stream(unpacked(body.into_data_stream(), encoding, app.packed)))
 }
 
+/// The body of a reply that is a stream. Whoever packs it asks once more after its end.
+pub(super) fn streamed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+) -> Body {
+    Body::from_stream(pieces.fuse())
+}
+
 fn unpacked<B, E>(body: B, encoding: Encoding, limits: PackedLimits) -> impl Stream<Item = io::Result<Bytes>> + Send
 where
     B: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
@@ -167,7 +174,10 @@ mod tests {
             assert!(bomb.len() < 1 << 20);
             let (made, longest, end) = unpack(&bomb, 4096, encoding, PackedLimits { bytes: 0, ratio: 20 }).await;
             assert_eq!(end, Err(Refused::Bomb(20)), "{encoding:?}");
-            assert!((ANYWAY - PIECE as u64..=20 * bomb.len() as u64 + ANYWAY).contains(&made) && longest <= PIECE, "{encoding:?}: {made} in pieces of {longest}");
+            assert!(
+                (ANYWAY - PIECE as u64..=20 * bomb.len() as u64 + ANYWAY).contains(&made) && longest <= PIECE,
+                "{encoding:?}: {made} in pieces of {longest}"
+            );
             let (made, _, end) = unpack(&bomb, 4096, encoding, NONE).await;
             assert_eq!((made, end), (256 << 20, Ok(())), "{encoding:?}");
         }

@@ -236,30 +236,38 @@ fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Qu
         map.insert(name.clone().into_owned(), value);
     }
     let mut fields = Fields::nested(String::new(), map);
-    if let Some(mut interval) = fields.object("interval") {
-        let kind = interval.string("kind").unwrap_or_else(|| "prediction".to_owned());
-        let level = interval.number("level").unwrap_or(0.95);
-        match interval_kind(&kind) {
-            Some(kind) => question.interval = Some((kind, level)),
-            None => interval.fault("kind", "`kind` is confidence or prediction"),
-        }
-        if !(level > 0.0 && level < 1.0) {
-            interval.fault("level", "`level` is between 0 and 1");
-        }
-        fields.faults.extend(interval.into_faults());
-    }
+    question.interval = interval_of(&mut fields);
     question.explain = fields.boolean("explain").unwrap_or(false);
     let remember = fields.boolean("remember").unwrap_or(false);
-    let mut at = None;
-    if let Some(mut moment) = fields.object("at") {
-        at = moment.whole("sequence", 0, u64::MAX);
-        if at.is_none() && moment.faults.is_empty() {
-            moment.fault("sequence", "`sequence` is required");
-        }
-        fields.faults.extend(moment.into_faults());
-    }
+    let at = moment_of(&mut fields);
     refuse(Code::InvalidRequest, fields.into_faults())?;
     Ok((at, remember))
+}
+
+/// `"interval": {"kind", "level"}`.
+pub(super) fn interval_of(fields: &mut Fields) -> Option<(IntervalKind, f64)> {
+    let mut interval = fields.object("interval")?;
+    let kind = interval_kind(&interval.string("kind").unwrap_or_else(|| "prediction".to_owned()));
+    let level = interval.number("level").unwrap_or(0.95);
+    if kind.is_none() {
+        interval.fault("kind", "`kind` is confidence or prediction");
+    }
+    if !(level > 0.0 && level < 1.0) {
+        interval.fault("level", "`level` is between 0 and 1");
+    }
+    fields.faults.extend(interval.into_faults());
+    Some((kind?, level))
+}
+
+/// `"at": {"sequence"}`.
+pub(super) fn moment_of(fields: &mut Fields) -> Option<u64> {
+    let mut moment = fields.object("at")?;
+    let at = moment.whole("sequence", 0, u64::MAX);
+    if at.is_none() && moment.faults.is_empty() {
+        moment.fault("sequence", "`sequence` is required");
+    }
+    fields.faults.extend(moment.into_faults());
+    at
 }
 
 /// `[row, row, …]`.

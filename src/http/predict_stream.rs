@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use super::answers::Writer;
 use super::error::ApiError;
 use super::middleware::RequestId;
+use super::packed::streamed;
 use super::predict::{Asked, Dialect, something, stamp};
 use super::updates::CLOSE;
 use super::{App, extract};
@@ -79,8 +80,7 @@ pub(super) async fn stream(
     }
     let reply = Reply { told: Box::pin(told), head: head.into(), dialect, end: writer.end(), id, stage: Stage::Head };
     let pieces = futures_util::stream::unfold(reply, async |mut reply| reply.next().await.map(|piece| (piece, reply)));
-    let mut response =
-        Response::new(Body::from_stream(pieces.filter(|piece| std::future::ready(!matches!(piece, Ok(piece) if piece.is_empty())))));
+    let mut response = Response::new(streamed(pieces.filter(|piece| std::future::ready(!matches!(piece, Ok(piece) if piece.is_empty())))));
     response.headers_mut().insert(header::CONTENT_TYPE, dialect.media());
     response.headers_mut().insert(header::CONNECTION, CLOSE);
     stamp(&mut response, number, sequence);

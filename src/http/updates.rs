@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use super::error::{ApiError, Code};
 use super::extract::Path;
 use super::middleware::RequestId;
+use super::packed::streamed;
 use super::predict::{Dialect, off_thread, push_rows};
 use super::wire::{Fields, refuse};
 use super::{App, extract};
@@ -125,7 +126,7 @@ async fn stream(
         write_line(&mut line, &version, &told, wanted, &id);
         Ok::<_, std::convert::Infallible>(Bytes::from(line))
     });
-    let mut response = Response::new(Body::from_stream(lines));
+    let mut response = Response::new(streamed(lines));
     response.headers_mut().insert(header::CONTENT_TYPE, Dialect::Ndjson.media());
     response.headers_mut().insert(header::CONNECTION, CLOSE);
     Ok(response)

@@ -81,7 +81,12 @@ pub(super) fn by_line(error: ServiceError, lines: &[u64]) -> ServiceError {
 
 /// The same, named by its number among all rows: `first_row`, from 0, is that of the first of these.
 pub(super) fn by_row(error: ServiceError, first_row: u64) -> ServiceError {
-    placed(error, |row| Some(("rows", "row", first_row + row as u64, first_row + row as u64 + 1)))
+    numbered(error, |row| first_row + row as u64)
+}
+
+/// The same, by a number, from 0, that each row has.
+pub(super) fn numbered(error: ServiceError, number: impl Fn(usize) -> u64) -> ServiceError {
+    placed(error, |row| Some(("rows", "row", number(row), number(row) + 1)))
 }
 
 /// Faults of rows, which count from 0, under other names and numbers: those of their pointer and those of their words.

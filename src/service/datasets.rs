@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
 use super::error::ServiceError;
+use super::predict_dataset::Origin;
 use super::{Fingerprint, Replayable, Service};
 use crate::frame::{ColumnType, Format, Frame, ReadOptions, Reader, Summary, codec};
 use crate::model::name;
@@ -23,7 +24,7 @@ use crate::telemetry;
 
 /// Pieces of a body, and chunks to be written, that may wait between the three places: bounds memory.
 const PIECES: usize = 16;
-const CHUNKS: usize = 4;
+pub(super) const CHUNKS: usize = 4;
 /// Chunks of one upload that the writer has at the most: few enough that an update beside it does not wait long for the commit before its own.
 const TOGETHER: usize = 4;
 /// Chunks freed in one step of the sweeper.
@@ -42,6 +43,12 @@ impl Description {
     fn of(row: DatasetRow) -> Result<Self, ServiceError> {
         let summary = serde_json::from_str(&row.summary).map_err(|_| StoreError::Corrupt("the summary of a dataset"))?;
         Ok(Self { row, summary })
+    }
+
+    /// What made it, if a job did.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        serde_json::from_str(self.row.origin.as_deref()?).ok()
     }
 
     /// Its ETag's inner text.
@@ -145,9 +152,9 @@ impl Drop for Pin {
 }
 
 /// A chunk on its way to the writer.
-struct Encoded {
-    rows: u64,
-    payloads: Vec<Vec<u8>>,
+pub(super) struct Encoded {
+    pub(super) rows: u64,
+    pub(super) payloads: Vec<Vec<u8>>,
 }
 
 /// The dataset as it stands, its chunks held against the sweeper for as long as this lives.
@@ -195,8 +202,7 @@ impl Service {
             body,
             None,
             async move |writer: &mut Connection, landing: Landing<'_>, _: &Summary, tags: &Option<Vec<String>>| {
-                let existing = store::datasets::find(writer, &name).await?.map(Description::of).transpose()?;
-                check_tags(tags.as_deref(), existing.as_ref())?;
+                check_replaced(writer, &name, tags.as_deref()).await?;
                 let created = store::datasets::replace(writer, &name, &landing).await?;
                 Landed::of(writer, &name, created).await
             },
@@ -233,6 +239,17 @@ impl Service {
         .await
     }
 
+    /// A segment that belongs to nobody yet, held against the sweeper.
+    pub(super) async fn begin_segment(&self) -> Result<(i64, Pin), ServiceError> {
+        let pins = self.pins.clone();
+        let create = async move |writer: &mut Connection| {
+            let segment = store::datasets::create_segment(writer).await?;
+            // Held before the next operation of the writer, which may be the sweeper's: to it, the segment belongs to nobody.
+            Ok((segment, pins.hold(BTreeSet::from([segment]))))
+        };
+        self.writer.run(create, |_| {}).await
+    }
+
     async fn upload<F>(
         &self,
         upload: Upload,
@@ -245,43 +262,14 @@ impl Service {
             + Send
             + 'static,
     {
-        let pins = self.pins.clone();
-        let create = async move |writer: &mut Connection| {
-            let segment = store::datasets::create_segment(writer).await?;
-            // Held before the next operation of the writer, which may be the sweeper's: to it, the segment belongs to nobody.
-            Ok((segment, pins.hold(BTreeSet::from([segment]))))
-        };
-        let (segment, pin) = self.writer.run(create, |_| {}).await?;
+        let (segment, pin) = self.begin_segment().await?;
         let (pieces, incoming) = mpsc::channel(PIECES);
-        let (encoded, mut chunks) = mpsc::channel::<Encoded>(CHUNKS);
+        let (encoded, chunks) = mpsc::channel(CHUNKS);
         let options = ReadOptions { expect, types: upload.types, ..ReadOptions::default() };
         let format = upload.format;
         let parser = tokio::task::spawn_blocking(move || parse(format, options, incoming, &encoded));
 
-        let writer = self.writer.clone();
-        let storing = async move {
-            let (mut position, mut first_row, mut bytes) = (0_u32, 0_u64, 0_u64);
-            let arriving = futures_util::stream::poll_fn(|context| chunks.poll_recv(context));
-            // Some chunks are under way together, so that they share a commit and its `fsync`; those of an unfinished segment depend on nothing.
-            let mut stored = arriving
-                .map(|Encoded { rows, payloads }| {
-                    let (this_position, this_first_row) = (position, first_row);
-                    position += 1;
-                    first_row += rows;
-                    bytes += payloads.iter().map(|payload| payload.len() as u64).sum::<u64>();
-                    let add = async move |writer: &mut Connection| {
-                        Ok(store::datasets::add_chunk(writer, segment, this_position, this_first_row, rows, payloads).await?)
-                    };
-                    let writer = &writer;
-                    async move { writer.run(add, |()| {}).await }
-                })
-                .buffer_unordered(TOGETHER);
-            while let Some(outcome) = stored.next().await {
-                outcome?;
-            }
-            drop(stored);
-            Ok::<_, ServiceError>((first_row, bytes))
-        };
+        let storing = store_chunks(self.writer.clone(), segment, chunks);
         let mut fingerprint = upload.idempotency.as_ref().map(|(_, fingerprint)| fingerprint.clone());
         let limit = if upload.limit == 0 { u64::MAX } else { upload.limit };
         let receiving = async move {
@@ -319,7 +307,7 @@ impl Service {
                         return Ok(replayed);
                     }
                     let text = encode_summary(&summary)?;
-                    let landed = land(writer, Landing { segment, rows, bytes, summary: &text }, &summary, &tags).await?;
+                    let landed = land(writer, Landing { segment, rows, bytes, summary: &text, origin: None }, &summary, &tags).await?;
                     if let Some(key) = &key {
                         key.remember(writer, &landed).await?;
                     }
@@ -438,6 +426,35 @@ impl Service {
     }
 }
 
+/// Writes chunks into a segment as they come; returns its rows and bytes.
+pub(super) async fn store_chunks(
+    writer: super::writer::Writer,
+    segment: i64,
+    mut chunks: mpsc::Receiver<Encoded>,
+) -> Result<(u64, u64), ServiceError> {
+    let (mut position, mut first_row, mut bytes) = (0_u32, 0_u64, 0_u64);
+    let arriving = futures_util::stream::poll_fn(|context| chunks.poll_recv(context));
+    // Some chunks are under way together, so that they share a commit and its `fsync`; those of an unfinished segment depend on nothing.
+    let mut stored = arriving
+        .map(|Encoded { rows, payloads }| {
+            let (this_position, this_first_row) = (position, first_row);
+            position += 1;
+            first_row += rows;
+            bytes += payloads.iter().map(|payload| payload.len() as u64).sum::<u64>();
+            let add = async move |writer: &mut Connection| {
+                Ok(store::datasets::add_chunk(writer, segment, this_position, this_first_row, rows, payloads).await?)
+            };
+            let writer = &writer;
+            async move { writer.run(add, |()| {}).await }
+        })
+        .buffer_unordered(TOGETHER);
+    while let Some(outcome) = stored.next().await {
+        outcome?;
+    }
+    drop(stored);
+    Ok((first_row, bytes))
+}
+
 /// Frees what belongs to nobody, a little at a time, for as long as the service lives.
 pub(crate) async fn sweep(writer: super::writer::Writer, pins: Arc<Pins>) {
     while !pins.stopped.load(Ordering::Acquire) {
@@ -499,8 +516,14 @@ fn parse(
     Ok(reader.finish(&mut emit)?)
 }
 
-fn encode_summary(summary: &Summary) -> Result<String, ServiceError> {
+pub(super) fn encode_summary(summary: &Summary) -> Result<String, ServiceError> {
     serde_json::to_string(summary).map_err(|_| ServiceError::Internal("a summary does not encode"))
+}
+
+/// Checks the tags of a dataset that is about to be made or replaced.
+pub(super) async fn check_replaced(writer: &mut Connection, name: &str, tags: Option<&[String]>) -> Result<(), ServiceError> {
+    let existing = store::datasets::find(writer, name).await?.map(Description::of).transpose()?;
+    check_tags(tags, existing.as_ref())
 }
 
 /// `If-Match`: `*` is any existing one.

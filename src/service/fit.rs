@@ -5,27 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use super::catalogue::{Model, SERVED, Target, Version};
 use super::datasets::Opened;
 use super::error::ServiceError;
 use super::estimate::{self, Pretrained};
-use super::jobs::{Job, JobState, Running};
+use super::jobs::{Job, JobKind, JobState, Running};
 use super::{Fingerprint, Replayable, Service};
 use crate::features::{Encoding, Feature};
 use crate::frame::{ColumnType, Fault, Schema};
 use crate::model::{Covariance, Form, Specification, Validation, name};
 use crate::store::{self, Connection};
-use crate::telemetry;
-
-/// What a caller of a fit gets: the job, over or not.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Asked {
-    job: String,
-}
 
 /// The columns that a fit reads, and what they are to it.
 pub(super) struct Plan {
@@ -62,10 +53,8 @@ impl Service {
     ) -> Result<Replayable<Job>, ServiceError> {
         let model = name::model(model)?;
         let key = idempotency.map(|(key, fingerprint)| fingerprint.key(&key));
-        if let Some(key) = &key
-            && let Some(replayed) = key.replay::<Asked>(&mut *self.store.read().await?).await?
-        {
-            return Ok(Replayable { value: self.wait_for(&replayed.value.job, wait).await?, replayed: true });
+        if let Some(replayed) = self.replayed_job(key.as_ref(), wait).await? {
+            return Ok(replayed);
         }
         // After the look for an earlier reply: the fit that gave it may have moved the tag itself.
         self.check_model_tags(&model, if_match.as_deref())?;
@@ -75,36 +64,11 @@ impl Service {
         })?;
         let pretrained = self.pretrained(&specification).await?;
         let plan = plan(specification, pretrained, &opened.description.summary.schema)?;
-        if self.jobs.active() >= self.fit_queue {
-            return Err(ServiceError::QueueFull);
-        }
-        let id = self.jobs.new_id();
-        let (row_id, row_model) = (id.clone(), model.clone());
-        let asked = self
-            .writer
-            .run(
-                async move |writer: &mut Connection| {
-                    if let Some(key) = &key
-                        && let Some(replayed) = key.replay::<Asked>(writer).await?
-                    {
-                        return Ok(replayed);
-                    }
-                    store::jobs::create(writer, &row_id, &row_model).await?;
-                    let asked = Asked { job: row_id };
-                    if let Some(key) = &key {
-                        key.remember(writer, &asked).await?;
-                    }
-                    Ok(Replayable::fresh(asked))
-                },
-                |_| {},
-            )
-            .await?;
-        if asked.replayed {
-            return Ok(Replayable { value: self.wait_for(&asked.value.job, wait).await?, replayed: true });
-        }
-        let running = self.jobs.insert(&id, &model);
-        tokio::spawn(run(self.clone(), running, model, plan, opened));
-        Ok(Replayable::fresh(self.wait_for(&id, wait).await?))
+        let name = model.clone();
+        self.begin_job(JobKind::Fit, &model, key, wait, move |service, running| async move {
+            fit_and_store(&service, &running, &name, plan, opened).await
+        })
+        .await
     }
 
     /// The pretrained model that a specification names.
@@ -115,56 +79,6 @@ impl Service {
         let (_, version, state) = self.version(&reference).await.map_err(missing)?;
         Ok(Some(Pretrained { version, state }))
     }
-
-    /// The job, when it is over or `wait` has passed.
-    async fn wait_for(&self, id: &str, wait: Duration) -> Result<Job, ServiceError> {
-        if let Some(mut watch) = self.jobs.watch(id) {
-            // Running out of time is an answer here: the job as it stands.
-            let _ = tokio::time::timeout(wait, watch.wait_for(|job| job.state.is_over())).await;
-        }
-        self.jobs.find(&self.store, id).await
-    }
-}
-
-/// One job from the queue to its end.
-async fn run(service: Arc<Service>, running: Arc<Running>, model: String, plan: Plan, opened: Opened) {
-    let begun = Instant::now();
-    let outcome = fit_and_store(&service, &running, &model, plan, opened).await;
-    let id = running.state.borrow().id.clone();
-    let (state, version, problem) = match outcome {
-        Ok(version) => (JobState::Succeeded, Some(version), None),
-        Err(ServiceError::Cancelled) if service.is_stopping() => (JobState::Interrupted, None, Some(ServiceError::Interrupted)),
-        Err(ServiceError::Cancelled) => (JobState::Cancelled, None, Some(ServiceError::Cancelled)),
-        Err(error) => (JobState::Failed, None, Some(error)),
-    };
-    if let Some(problem) = &problem {
-        if let ServiceError::Store(_) | ServiceError::Internal(_) = problem {
-            tracing::error!(error = %problem, job = %id, "a fit failed");
-        }
-        let text = match problem {
-            ServiceError::Store(_) | ServiceError::Internal(_) => "the fit failed by a fault of the server".to_owned(),
-            other => other.to_string(),
-        };
-        let row = id.clone();
-        let stored = service
-            .writer
-            .run(
-                async move |writer: &mut Connection| Ok(store::jobs::finish(writer, &row, state.as_str(), None, Some(&text)).await?),
-                |()| {},
-            )
-            .await;
-        if let Err(error) = stored {
-            tracing::error!(%error, job = %id, "the end of a job could not be stored");
-        }
-    }
-    metrics::counter!(telemetry::FITS, "state" => state.as_str()).increment(1);
-    metrics::histogram!(telemetry::FIT_SECONDS).record(begun.elapsed().as_secs_f64());
-    running.state.send_modify(|job| {
-        job.state = state;
-        job.version = version;
-        job.problem = problem;
-        job.stage = "done";
-    });
 }
 
 async fn fit_and_store(
@@ -174,21 +88,12 @@ async fn fit_and_store(
     plan: Plan,
     opened: Opened,
 ) -> Result<u64, ServiceError> {
-    let permit = {
-        let mut watch = running.state.subscribe();
-        tokio::select! {
-            permit = service.pool.acquire() => permit.map_err(|_| ServiceError::Cancelled)?,
-            () = async { while !running.is_cancelled() { if watch.changed().await.is_err() { break; } } } => return Err(ServiceError::Cancelled),
-        }
-    };
-    running.enter(JobState::Running);
     let serve = plan.specification.serve;
     let worker = running.clone();
     let handle = tokio::runtime::Handle::current();
     let (document, state) = tokio::task::spawn_blocking(move || estimate::compute(&handle, &worker, plan, Arc::new(opened)))
         .await
         .map_err(|_| ServiceError::Internal("a fit panicked"))??;
-    drop(permit);
     if running.is_cancelled() {
         return Err(ServiceError::Cancelled);
     }

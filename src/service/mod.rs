@@ -19,6 +19,7 @@ mod label;
 mod learn;
 mod models;
 mod predict;
+mod predict_dataset;
 mod predict_stream;
 mod refit;
 mod source;
@@ -43,10 +44,11 @@ pub use error::ServiceError;
 pub use events::{Channel, Event, Listening};
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use inputs::{Looked, Span, Unwatched, Watched};
-pub use jobs::{Job, JobState};
+pub use jobs::{Job, JobKind, JobState};
 pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
 pub use predict::{Answerer, Caller, Predicted};
+pub use predict_dataset::{DatasetQuestion, Origin};
 pub use predict_stream::{Answers, Broken, Form};
 pub use stream::{Acknowledgement, StreamedUpdate};
 pub use traffic::{Count, Counted, Member, Role, SetTraffic, SplitSet, Traffic};
@@ -130,7 +132,7 @@ impl Service {
         store::idempotency::forget(&mut connection, &expired).await?;
         store::commit(&mut connection).await?;
         if interrupted > 0 {
-            tracing::warn!(jobs = interrupted, "fits were interrupted by the end of the last process");
+            tracing::warn!(jobs = interrupted, "jobs were interrupted by the end of the last process");
         }
         let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
         let (writer, thread, failed) =

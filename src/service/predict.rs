@@ -177,7 +177,7 @@ impl Service {
         Ok(self.answering(version, state, None))
     }
 
-    fn answering(&self, version: Arc<Version>, state: Arc<State>, split: Option<Chosen>) -> Answerer {
+    pub(super) fn answering(&self, version: Arc<Version>, state: Arc<State>, split: Option<Chosen>) -> Answerer {
         let watch = self.watching.of(&version).cloned();
         Answerer { version, state, watch, split }
     }

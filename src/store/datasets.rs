@@ -22,6 +22,9 @@ pub struct DatasetRow {
     pub created_at: String,
     /// Schema and column summaries, JSON.
     pub summary: String,
+    /// What made it, JSON; none where it was uploaded.
+    #[serde(default)]
+    pub origin: Option<String>,
 }
 
 /// A chunk to be read.
@@ -46,12 +49,13 @@ fn dataset(row: &sqlx::sqlite::SqliteRow) -> Result<DatasetRow, sqlx::Error> {
         bytes: row.try_get::<i64, _>("bytes")?.unsigned_abs(),
         created_at: row.try_get("created_at")?,
         summary: row.try_get("summary")?,
+        origin: row.try_get("origin")?,
     })
 }
 
 /// The dataset of that name.
 pub async fn find(connection: &mut Connection, name: &str) -> Result<Option<DatasetRow>, StoreError> {
-    let row = sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary FROM datasets WHERE name = ?")
+    let row = sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary, origin FROM datasets WHERE name = ?")
         .bind(name)
         .fetch_optional(connection)
         .await?;
@@ -60,12 +64,13 @@ pub async fn find(connection: &mut Connection, name: &str) -> Result<Option<Data
 
 /// Datasets by name, after `after`, at most `limit`.
 pub async fn list(connection: &mut Connection, after: &str, limit: u32) -> Result<Vec<DatasetRow>, StoreError> {
-    let rows =
-        sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary FROM datasets WHERE name > ? ORDER BY name LIMIT ?")
-            .bind(after)
-            .bind(limit)
-            .fetch_all(connection)
-            .await?;
+    let rows = sqlx::query(
+        "SELECT id, name, revision, rows, bytes, created_at, summary, origin FROM datasets WHERE name > ? ORDER BY name LIMIT ?",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
     Ok(rows.iter().map(dataset).collect::<Result<_, _>>()?)
 }
 
@@ -119,6 +124,8 @@ pub struct Landing<'a> {
     pub bytes: u64,
     /// Schema and summaries of the whole dataset after the change, JSON.
     pub summary: &'a str,
+    /// What made it, JSON; none where somebody uploads it.
+    pub origin: Option<&'a str>,
 }
 
 /// Creates the dataset, or replaces all of it, with one filled segment. Returns whether it is new.
@@ -127,26 +134,32 @@ pub async fn replace(writer: &mut Connection, name: &str, landing: &Landing<'_>)
     let existing = find(writer, name).await?;
     let id = if let Some(existing) = &existing {
         sqlx::query("UPDATE segments SET dataset_id = NULL WHERE dataset_id = ?").bind(existing.id).execute(&mut *writer).await?;
-        sqlx::query("UPDATE datasets SET revision = revision + 1, rows = ?, bytes = ?, summary = ?, updated_at = ? WHERE id = ?")
-            .bind(landing.rows.cast_signed())
-            .bind(landing.bytes.cast_signed())
-            .bind(landing.summary)
-            .bind(&moment)
-            .bind(existing.id)
-            .execute(&mut *writer)
-            .await?;
+        sqlx::query(
+            "UPDATE datasets SET revision = revision + 1, rows = ?, bytes = ?, summary = ?, origin = ?, updated_at = ? WHERE id = ?",
+        )
+        .bind(landing.rows.cast_signed())
+        .bind(landing.bytes.cast_signed())
+        .bind(landing.summary)
+        .bind(landing.origin)
+        .bind(&moment)
+        .bind(existing.id)
+        .execute(&mut *writer)
+        .await?;
         existing.id
     } else {
-        sqlx::query("INSERT INTO datasets (name, revision, rows, bytes, created_at, updated_at, summary) VALUES (?, 1, ?, ?, ?, ?, ?)")
-            .bind(name)
-            .bind(landing.rows.cast_signed())
-            .bind(landing.bytes.cast_signed())
-            .bind(&moment)
-            .bind(&moment)
-            .bind(landing.summary)
-            .execute(&mut *writer)
-            .await?
-            .last_insert_rowid()
+        sqlx::query(
+            "INSERT INTO datasets (name, revision, rows, bytes, created_at, updated_at, summary, origin) VALUES (?, 1, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(name)
+        .bind(landing.rows.cast_signed())
+        .bind(landing.bytes.cast_signed())
+        .bind(&moment)
+        .bind(&moment)
+        .bind(landing.summary)
+        .bind(landing.origin)
+        .execute(&mut *writer)
+        .await?
+        .last_insert_rowid()
     };
     adopt(writer, id, landing).await?;
     Ok(existing.is_none())
@@ -155,11 +168,12 @@ pub async fn replace(writer: &mut Connection, name: &str, landing: &Landing<'_>)
 /// Appends a filled segment to a dataset.
 pub async fn append(writer: &mut Connection, id: i64, landing: &Landing<'_>) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE datasets SET revision = revision + 1, rows = rows + ?, bytes = bytes + ?, summary = ?, updated_at = ? WHERE id = ?",
+        "UPDATE datasets SET revision = revision + 1, rows = rows + ?, bytes = bytes + ?, summary = ?, origin = ?, updated_at = ? WHERE id = ?",
     )
     .bind(landing.rows.cast_signed())
     .bind(landing.bytes.cast_signed())
     .bind(landing.summary)
+    .bind(landing.origin)
     .bind(now())
     .bind(id)
     .execute(&mut *writer)

@@ -9,21 +9,27 @@ use super::{Connection, StoreError, now};
 pub struct JobRow {
     /// Its id.
     pub id: String,
-    /// The model it fits.
+    /// What it does: `fit` or `predictions`.
+    pub kind: String,
+    /// The model it fits, or that predicts.
     pub model: String,
     /// `queued`, `running`, `succeeded`, `failed`, `cancelled` or `interrupted`.
     pub state: String,
-    /// The version it made.
+    /// The version it made, or that predicted.
     pub version: Option<u64>,
+    /// The dataset it makes.
+    pub dataset: Option<String>,
     /// What went wrong, JSON.
     pub problem: Option<String>,
 }
 
 /// Stores a queued job.
-pub async fn create(writer: &mut Connection, id: &str, model: &str) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO jobs (id, model, state, created_at) VALUES (?, ?, 'queued', ?)")
+pub async fn create(writer: &mut Connection, id: &str, kind: &str, model: &str, dataset: Option<&str>) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO jobs (id, kind, model, dataset, state, created_at) VALUES (?, ?, ?, ?, 'queued', ?)")
         .bind(id)
+        .bind(kind)
         .bind(model)
+        .bind(dataset)
         .bind(now())
         .execute(writer)
         .await?;
@@ -45,7 +51,10 @@ pub async fn finish(writer: &mut Connection, id: &str, state: &str, version: Opt
 
 /// The job of that id.
 pub async fn find(connection: &mut Connection, id: &str) -> Result<Option<JobRow>, StoreError> {
-    let row = sqlx::query("SELECT id, model, state, version, problem FROM jobs WHERE id = ?").bind(id).fetch_optional(connection).await?;
+    let row = sqlx::query("SELECT id, model, state, version, problem, kind, dataset FROM jobs WHERE id = ?")
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
     row.map(|row| {
         Ok(JobRow {
             id: row.try_get(0)?,
@@ -53,6 +62,8 @@ pub async fn find(connection: &mut Connection, id: &str) -> Result<Option<JobRow
             state: row.try_get(2)?,
             version: row.try_get::<Option<i64>, _>(3)?.map(i64::unsigned_abs),
             problem: row.try_get(4)?,
+            kind: row.try_get(5)?,
+            dataset: row.try_get(6)?,
         })
     })
     .transpose()

@@ -3,8 +3,15 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{ArrayRef, Float64Array, RecordBatch};
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -178,6 +185,51 @@ async fn one_state_answers_the_whole_stream() {
     assert_eq!(past.response.headers()["lsqd-version-sequence"], "2-0");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn arrow_is_answered_batch_by_batch() {
+    let server = line().await;
+    let mut noise = Noise(11);
+    let numbers: Vec<f64> = (0..150_000).map(|_| noise.next()).collect();
+    let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Float64, true)]));
+    let table = |values: &[f64]| {
+        let mut writer = StreamWriter::try_new(Vec::new(), &schema).unwrap();
+        for part in values.chunks(40_000) {
+            let column: ArrayRef = Arc::new(Float64Array::from(part.to_vec()));
+            writer.write(&RecordBatch::try_new(schema.clone(), vec![column]).unwrap()).unwrap();
+        }
+        writer.into_inner().unwrap()
+    };
+    let ask = |body: Vec<u8>| {
+        server
+            .post("/v1/models/line/predict?interval=prediction&fields=predictions,upper,extrapolates,version")
+            .typed("application/vnd.apache.arrow.stream", body)
+    };
+    let answers = |body: &[u8]| {
+        let reader = StreamReader::try_new(body, None).unwrap();
+        assert_eq!(reader.schema().metadata()["lsqd-version-sequence"], "1-0");
+        let names: Vec<String> = reader.schema().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["prediction", "upper", "extrapolates", "version", "sequence"]);
+        let mut rows = Vec::new();
+        for batch in reader.map(Result::unwrap) {
+            let number = |column: usize, row: usize| batch.column(column).as_primitive::<Float64Type>().value(row).to_bits();
+            let whole = |column: usize, row: usize| batch.column(column).as_primitive::<Int64Type>().value(row);
+            let outside = |row: usize| batch.column(2).as_boolean().value(row);
+            rows.extend((0..batch.num_rows()).map(|row| (number(0, row), number(1, row), outside(row), whole(3, row), whole(4, row))));
+        }
+        rows
+    };
+    let long = answers(&ask(table(&numbers)).expect(200).await.body);
+    assert_eq!(long.len(), numbers.len());
+    assert!(long.iter().all(|row| (row.3, row.4) == (1, 0)));
+    for begin in (0..numbers.len()).step_by(30_000) {
+        let short = answers(&ask(table(&numbers[begin..begin + 30_000])).expect(200).await.body);
+        assert!(short == long[begin..begin + 30_000], "another answer in a stream");
+    }
+    let mut bad = numbers.clone();
+    bad[7] = f64::INFINITY;
+    assert_eq!(ask(table(&bad)).refused(422, "invalid_rows").await.pointers(), ["/rows/7/x"]);
+}
+
 /// Writes `piece` over and over until the other side takes no more for a second, or until `most` bytes are written.
 fn press(socket: &mut TcpStream, piece: &[u8], most: usize) -> usize {
     socket.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -217,14 +269,14 @@ async fn who_takes_no_answers_is_held_back_and_who_sends_little_is_not() {
 }
 
 /// A server in a process of its own, whose memory can be told.
-struct Alone {
+pub(crate) struct Alone {
     process: Child,
     address: String,
     _folder: tempfile::TempDir,
 }
 
 impl Alone {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut process = Command::new(env!("CARGO_BIN_EXE_lsqd"))
             .args(["--listen", "127.0.0.1:0", "--database"])
@@ -247,9 +299,14 @@ impl Alone {
         server
     }
 
-    fn ask(&self, what: &str, media: &str, body: &[u8]) -> String {
-        let mut socket = self.send(what, media, &format!("content-length: {}", body.len()));
-        socket.write_all(body).unwrap();
+    pub(crate) fn ask(&self, what: &str, media: &str, body: &[u8]) -> String {
+        self.ask_with(what, media, &format!("content-length: {}", body.len()), body)
+    }
+
+    pub(crate) fn ask_with(&self, what: &str, media: &str, headers: &str, body: &[u8]) -> String {
+        let mut socket = self.send(what, media, headers);
+        // A server that has answered takes no more.
+        let _ = socket.write_all(body);
         let mut reply = String::new();
         socket.read_to_string(&mut reply).unwrap();
         reply
@@ -263,7 +320,7 @@ impl Alone {
 
     /// The largest resident set so far, in MiB.
     #[cfg(target_os = "linux")]
-    fn memory(&self) -> f64 {
+    pub(crate) fn memory(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap() / 1024.0

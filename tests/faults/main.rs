@@ -527,7 +527,13 @@ async fn a_failed_sync_turns_readiness_off() {
         Settings { compute_threads: 1, readers: 2, fit_queue: 8, remember_ttl: std::time::Duration::from_secs(3600), watch_inputs: true };
     let (service, closing) = Service::open(&template.path().join(DATABASE), settings).await.unwrap();
     service.replay().await.unwrap();
-    let app = lsqd::http::App { service: service.clone(), body_limit: 1 << 20, upload_limit: 0, metrics: String::new };
+    let app = lsqd::http::App {
+        service: service.clone(),
+        body_limit: 1 << 20,
+        upload_limit: 0,
+        packed: lsqd::http::PackedLimits { bytes: 0, ratio: 0 },
+        metrics: String::new,
+    };
     let router = lsqd::http::router(app);
     let ask = async |method: &str, path: &str, body: String| {
         let request = Request::builder().method(method).uri(path).header("host", "a").body(Body::from(body)).unwrap();

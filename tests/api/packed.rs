@@ -1,0 +1,126 @@
+//! Packed bodies: unpacked as they arrive, and bombs that end at their limit.
+
+use async_compression::tokio::bufread::{GzipEncoder, ZlibEncoder, ZstdEncoder};
+use futures_util::StreamExt as _;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, BufReader};
+
+use crate::client::{Request, Server};
+
+/// Packs what a reader gives.
+async fn pack(encoding: &str, plain: impl tokio::io::AsyncRead + Unpin) -> Vec<u8> {
+    let plain = BufReader::with_capacity(1 << 20, plain);
+    let mut out = Vec::new();
+    match encoding {
+        "gzip" => GzipEncoder::new(plain).read_to_end(&mut out).await,
+        "deflate" => ZlibEncoder::new(plain).read_to_end(&mut out).await,
+        _ => ZstdEncoder::new(plain).read_to_end(&mut out).await,
+    }
+    .unwrap();
+    out
+}
+
+/// A request whose body is packed.
+fn packed_by<'a>(encoding: &'static str, request: Request<'a>) -> Request<'a> {
+    request.header("content-encoding", encoding)
+}
+
+const ENCODINGS: [&str; 3] = ["gzip", "deflate", "zstd"];
+
+async fn line() -> Server {
+    let server = Server::start_with(|config| config.packed_limit = 3 << 20).await;
+    server.table("t", "x,y\n1,1\n2,2.5\n3,2.75\n4,4\n").await;
+    server.fit("line", json!({"dataset": "t", "target": "y"})).await;
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_bodies_do_what_plain_ones_do() {
+    let server = line().await;
+    let mut csv = "x,y\n".to_owned();
+    (0..60_000).for_each(|row| csv.push_str(&format!("{row},{}.5\n", row * 7 % 1000)));
+    let questions: String = (0..60_000).map(|row| format!("{{\"x\":{row}}}\n")).collect();
+    server.table("plain", &csv).await;
+    let plain = server.get("/v1/datasets/plain").expect(200).await.json();
+    let answers = server.post("/v1/models/line/predict").ndjson(&questions).expect(200).await.body;
+    for encoding in ENCODINGS {
+        let body = pack(encoding, csv.as_bytes()).await;
+        let uploaded =
+            packed_by(encoding, server.put(format!("/v1/datasets/{encoding}")).typed("text/csv", body.clone())).expect(201).await.json();
+        assert_eq!((&uploaded["columns"], &uploaded["bytes"]), (&plain["columns"], &plain["bytes"]), "{encoding}");
+        let packed = pack(encoding, questions.as_bytes()).await;
+        let reply = packed_by(encoding, server.post("/v1/models/line/predict").typed("application/x-ndjson", packed)).expect(200).await;
+        assert!(reply.body == answers, "{encoding}: other answers");
+        let row = pack(encoding, &b"{\"rows\":[{\"x\":5,\"y\":5.5}]}"[..]).await;
+        packed_by(encoding, server.post("/v1/models/line/updates").typed("application/json", row)).expect(200).await;
+        // Answers are packed too, streams of lines among them.
+        for path in ["/v1/datasets/plain/rows", "/v1/models"] {
+            let reply = server.get(path).header("accept-encoding", encoding).header("accept", "application/x-ndjson").expect_raw(200).await;
+            assert_eq!(reply.header("content-encoding"), Some(encoding), "{path}");
+        }
+        for (bent, code) in [(b"not packed at all".to_vec(), "bad_syntax"), (body[..body.len() / 2].to_vec(), "body_cut")] {
+            let reply = packed_by(encoding, server.put("/v1/datasets/bent").typed("text/csv", bent.clone())).refused(400, code).await;
+            assert!(reply.json()["detail"].as_str().unwrap().contains("body"));
+            let half = pack(encoding, questions.as_bytes()).await;
+            let bent = if code == "body_cut" { half[..half.len() / 2].to_vec() } else { bent };
+            let reply = packed_by(encoding, server.post("/v1/models/line/predict").typed("application/x-ndjson", bent)).send().await;
+            assert!(reply.code() == code || reply.status == 200 && reply.text().contains(code), "{}", reply.status);
+        }
+    }
+    server.get("/v1/datasets/bent").refused(404, "dataset_not_found").await;
+    let unknown = server.put("/v1/datasets/bent").header("content-encoding", "br").csv("x\n1\n");
+    unknown.refused(415, "unsupported_media_type").await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_ends_at_its_limit_and_costs_little() {
+    let server = crate::predict_stream::Alone::start();
+    // A quarter of a gigabyte of rows, in a megabyte or so: with a target, to be learnt or stored, and without, to be answered.
+    let mut bombs = Vec::new();
+    for encoding in ENCODINGS {
+        for row in [&b"{\"x\":1.5,\"y\":1.5}\n"[..], b"{\"x\":1.5}\n"] {
+            let rows = bytes::Bytes::from(row.repeat((1 << 20) / row.len()));
+            let rows = futures_util::stream::repeat(rows).take(256).map(Ok::<_, std::io::Error>);
+            bombs.push((encoding, pack(encoding, tokio_util::io::StreamReader::new(rows)).await));
+        }
+    }
+    let before = server.memory();
+    for (place, (encoding, bomb)) in bombs.iter().enumerate() {
+        let learnt = place % 2 == 0;
+        for (what, accept) in [
+            ("PUT /v1/datasets/bomb", "*/*"),
+            ("POST /v1/models/line/predict", "*/*"),
+            ("POST /v1/models/line/updates", "application/json"),
+            ("POST /v1/models/line/updates", "application/x-ndjson"),
+            ("POST /v1/models/line/fits", "*/*"),
+        ] {
+            if learnt == what.contains("predict") {
+                continue;
+            }
+            let headers = format!("content-encoding: {encoding}\r\naccept: {accept}\r\ncontent-length: {}", bomb.len());
+            let reply = server.ask_with(what, "application/x-ndjson", &headers, bomb);
+            let told = reply.contains("\"status\":413") && reply.contains("unpacks to more than 200 times its length");
+            assert!(told, "{encoding} {what}: {}", &reply[reply.len().saturating_sub(600)..]);
+        }
+        assert!(server.ask("GET /v1/datasets/bomb", "", b"").starts_with("HTTP/1.1 404"));
+    }
+    let grown = server.memory() - before;
+    assert!(grown < 64.0, "it took {grown} MiB more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_length_as_it_comes_has_a_limit_of_its_own() {
+    let server = line().await;
+    // Digits without a pattern hardly pack.
+    let mut noise = crate::client::Noise(1);
+    let csv: String = std::iter::once("x\n".to_owned()).chain((0..400_000).map(|_| format!("{}\n", noise.next()))).collect();
+    for encoding in ENCODINGS {
+        let body = pack(encoding, csv.as_bytes()).await;
+        assert!(body.len() > 3 << 20);
+        let reply =
+            server.put("/v1/datasets/long").header("content-encoding", encoding).typed("text/csv", body).refused(413, "payload_too_large");
+        assert!(reply.await.json()["detail"].as_str().unwrap().contains("packed"));
+    }
+    server.table("long", &csv).await;
+}
