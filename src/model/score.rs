@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn a_tie_that_is_looked_at_after_each_label_is_called_a_win_in_five_of_a_hundred_runs_at_the_most() {
-        let noises: [(&str, fn(&mut Normal) -> f64); 3] = [("normal", Normal::next), ("heavy", Normal::heavy), ("skewed", Normal::skewed)];
+        type Draw = fn(&mut Normal) -> f64;
+        let noises: [(&str, Draw); 3] = [("normal", Normal::next), ("heavy", Normal::heavy), ("skewed", Normal::skewed)];
         for (name, noise) in noises {
             let runs = 1_000;
             // Two models that are wrong by as much, each in its own way.

@@ -90,7 +90,7 @@ impl Plan {
         }
         let arms: Vec<Arm> = named.into_iter().map(|(name, share, _)| Arm { name, share }).collect();
         let named = |wanted: &str| arms.iter().find(|arm| arm.name == wanted).map(|arm| arm.name.clone());
-        let champion = match champion.as_deref().map(|text| member_name(text)) {
+        let champion = match champion.as_deref().map(member_name) {
             Some(text) => named(&text).or_else(|| {
                 fault("/champion".to_owned(), "`champion` is one of the members that answer".to_owned());
                 None

@@ -29,7 +29,7 @@ pub struct Answerer {
 
 /// An arm that a split has chosen.
 #[derive(Debug)]
-struct Chosen {
+pub(super) struct Chosen {
     traffic: Arc<Traffic>,
     arm: usize,
     shadows: Arc<Shadows>,
