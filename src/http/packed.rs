@@ -6,7 +6,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 
 use async_compression::tokio::bufread::{GzipDecoder, ZlibDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
@@ -94,7 +95,13 @@ where
         }
         Ok(piece)
     });
-    let packed = StreamReader::new(pieces);
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = over.clone();
+    let end = futures_util::stream::poll_fn(move |_| {
+        ended.store(true, Ordering::Relaxed);
+        Poll::Ready(None)
+    });
+    let packed = StreamReader::new(pieces.chain(end));
     let reader: Box<dyn AsyncRead + Send + Unpin> = match encoding {
         Encoding::Gzip => {
             let mut decoder = GzipDecoder::new(packed);
@@ -114,6 +121,8 @@ where
             // A body that is cut off; what went wrong on its way tells of itself.
             io::ErrorKind::UnexpectedEof => error,
             _ if error.get_ref().is_some_and(|inner| inner.is::<Refused>() || inner.is::<E>()) => error,
+            // Not every decoder says so of a body that has ended before its time.
+            _ if over.load(Ordering::Relaxed) => io::ErrorKind::UnexpectedEof.into(),
             _ => io::Error::other(Refused::Malformed),
         })?;
         made += piece.len() as u64;
