@@ -1,8 +1,8 @@
 //! What the server says about itself: log lines on stderr, and metrics as Prometheus text.
 //!
 //! A metric is named here and nowhere else. Labels are few and bounded (a route, a method, a status, a state): never a name that a caller
-//! chose, which would grow without end. The one exception is what is asked of models, told when it is asked for as [`Lines`]: of so many
-//! models and features and no more, and gone with the model. Counting is done where things happen, not here.
+//! chose, which would grow without end. The one exception is how models fare and what is asked of them, told when it is asked for as [`Lines`]:
+//! of so many models, targets and features and no more, and gone with the model. Counting is done where things happen, not here.
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
@@ -74,6 +74,29 @@ pub const INPUT_EXTRAPOLATING: Family = Family {
     kind: "gauge",
     help: "Share of rows that lie farther out than any row of training, in the last hour",
 };
+/// The version that is served, by `model`.
+pub const MODEL_VERSION: Family = Family { name: "lsqd_model_version", kind: "gauge", help: "The version that is served" };
+/// Rows that it has learnt.
+pub const MODEL_SEQUENCE: Family =
+    Family { name: "lsqd_model_sequence", kind: "gauge", help: "Rows that the served version has learnt since its fit" };
+/// Rows that it remembers.
+pub const MODEL_ROWS: Family =
+    Family { name: "lsqd_model_effective_rows", kind: "gauge", help: "Rows that the served version still remembers" };
+/// Drifts of it.
+pub const MODEL_DRIFTS: Family =
+    Family { name: "lsqd_model_drifts", kind: "gauge", help: "Drifts found since the fit of the served version" };
+/// √ of the mean squared error of the latest predictions, by `model` and `target`.
+pub const MODEL_RMSE: Family = Family {
+    name: "lsqd_model_rmse",
+    kind: "gauge",
+    help: "Root mean squared error of predictions made before their row was learnt, over the latest 1000 rows",
+};
+/// The share of them inside their interval.
+pub const MODEL_COVERAGE: Family =
+    Family { name: "lsqd_model_coverage", kind: "gauge", help: "Share of the latest 1000 rows inside their 95% prediction interval" };
+/// Models that learn and are not among those.
+pub const MODELS_LEFT_OUT: Family =
+    Family { name: "lsqd_models_left_out", kind: "gauge", help: "Models that learn and have no figures here, because there are too many" };
 /// Models in memory.
 pub const MODELS: &str = "lsqd_models";
 /// Datasets in the database.

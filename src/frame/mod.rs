@@ -7,6 +7,7 @@
 pub mod arrow_stream;
 mod batches;
 pub mod codec;
+mod erase;
 mod fault;
 mod infer;
 mod input;
@@ -20,6 +21,7 @@ pub mod tensor;
 pub mod write;
 
 pub use batches::{Batch, Batches, Full, LineTooLong, Lines};
+pub use erase::rows_where;
 pub use fault::{Fault, Faults, Lack};
 pub use input::{Input, InputKind, InputSchema, Unseen};
 pub use reader::{Format, ReadError, ReadOptions, Reader};

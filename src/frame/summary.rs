@@ -7,11 +7,13 @@
 use std::collections::BTreeSet;
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::types::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array as _, ArrayRef};
+use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::Frame;
 use super::infer::{LEVELS, instant_text};
 use super::schema::{ColumnType, Schema};
 
@@ -46,6 +48,20 @@ impl Summary {
         let mut summary = Self { schema, rows, columns };
         summary.bound();
         summary
+    }
+
+    /// Of a table without rows.
+    #[must_use]
+    pub fn empty(schema: Schema) -> Self {
+        let columns = vec![ColumnSummary::default(); schema.columns.len()];
+        Self { schema, rows: 0, columns }
+    }
+
+    /// Takes in stored rows that come after these. The types of columns stay.
+    pub fn add_rows(&mut self, frame: &Frame) {
+        self.add(0, &frame.columns);
+        self.rows += frame.rows as u64;
+        self.bound();
     }
 
     /// Takes in the summary of rows that come after these. A column of integers becomes one of numbers, and one of categories one of texts,
@@ -97,17 +113,10 @@ impl Summary {
         Self { schema, rows: self.rows, columns }
     }
 
-    /// Takes in the cells of columns from `first` on: numbers, whole numbers and booleans.
+    /// Takes in the cells of columns from `first` on.
     pub fn add(&mut self, first: usize, arrays: &[ArrayRef]) {
-        for (column, array) in self.columns[first..].iter_mut().zip(arrays) {
-            column.add_missing(array.null_count());
-            if let Some(values) = array.as_primitive_opt::<Float64Type>() {
-                column.add_numbers(&values.iter().flatten().collect::<Vec<f64>>());
-            } else if let Some(values) = array.as_primitive_opt::<Int64Type>() {
-                column.add_integers(&values.iter().flatten().collect::<Vec<i64>>());
-            } else if let Some(values) = array.as_boolean_opt() {
-                column.add_booleans(&values.iter().flatten().collect::<Vec<bool>>());
-            }
+        for ((column, summary), array) in self.schema.columns[first..].iter().zip(&mut self.columns[first..]).zip(arrays) {
+            summary.add(column.kind, array);
         }
     }
 
@@ -250,6 +259,42 @@ impl ColumnSummary {
     /// Whether there are more distinct values than are counted.
     pub(super) fn has_many(&self) -> bool {
         self.distinct == Distinct::Many
+    }
+
+    /// Adds a column of a stored frame, which may be of a narrower kind than the table's.
+    fn add(&mut self, kind: ColumnType, array: &ArrayRef) {
+        self.add_missing(array.null_count());
+        // Of a stretch of missing cells before a column's first value, the type is not the column's.
+        if array.null_count() == array.len() {
+            return;
+        }
+        match array.data_type() {
+            DataType::Float64 => self.add_numbers(&array.as_primitive::<Float64Type>().iter().flatten().collect::<Vec<_>>()),
+            DataType::Int64 => {
+                let values = array.as_primitive::<Int64Type>().iter().flatten();
+                if kind == ColumnType::Number {
+                    #[allow(clippy::cast_precision_loss)] // a column of floats
+                    self.add_numbers(&values.map(|value| value as f64).collect::<Vec<_>>());
+                } else {
+                    self.add_integers(&values.collect::<Vec<_>>());
+                }
+            }
+            DataType::Boolean => self.add_booleans(&array.as_boolean().iter().flatten().collect::<Vec<_>>()),
+            DataType::Timestamp(..) => {
+                self.add_timestamps(&array.as_primitive::<TimestampMicrosecondType>().iter().flatten().collect::<Vec<_>>());
+            }
+            DataType::Utf8 => {
+                let texts = || array.as_string::<i32>().iter().flatten();
+                self.add_texts(array.len() - array.null_count(), texts(), texts());
+            }
+            DataType::Dictionary(..) => {
+                let (dictionary, count) = (array.as_dictionary::<Int32Type>(), array.len() - array.null_count());
+                let levels = dictionary.values().as_string::<i32>();
+                let texts = dictionary.keys().iter().flatten().filter_map(|code| usize::try_from(code).ok()).map(|code| levels.value(code));
+                self.add_texts(count, levels.iter().flatten(), texts);
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn add_missing(&mut self, count: usize) {
@@ -521,6 +566,36 @@ mod tests {
         assert_eq!(merged.rows, 6);
         assert_eq!(merged.columns[0].distinct.count(), Some(4));
         assert_eq!(merged.columns[0].missing, 1);
+    }
+
+    #[test]
+    fn a_summary_made_anew_of_stored_frames_is_the_one_of_the_upload() {
+        let mut text = "t,n,c,s,w\n".to_owned();
+        for row in 0..3000_u32 {
+            let number = if row < 1500 { row.to_string() } else { format!("{row}.5") };
+            let category = if row < 5 { String::new() } else { format!("level {}", row % 7) };
+            text.push_str(&format!("2026-01-01T00:00:{:02}Z,{number},{category},text {row},{}\n", row % 60, row % 2 == 0));
+        }
+        let mut frames = Vec::new();
+        let options = crate::frame::ReadOptions { frame_rows: 700, ..Default::default() };
+        let mut reader = crate::frame::Reader::new(crate::frame::Format::Csv, options);
+        let mut emit = |frame: Frame| {
+            frames.push(frame);
+            Ok(())
+        };
+        reader.push(text.as_bytes(), &mut emit).unwrap();
+        let known = reader.finish(&mut emit).unwrap();
+        let mut anew = Summary::empty(known.schema.clone());
+        frames.iter().for_each(|frame| anew.add_rows(frame));
+        assert!(frames.len() > 3);
+        let moments = |summary: &Summary| summary.columns.iter().map(|column| (column.mean, column.squares)).collect::<Vec<_>>();
+        for (one, other) in moments(&anew).into_iter().zip(moments(&known)) {
+            assert!((one.0 - other.0).abs() <= 1e-12 * other.0.abs() && (one.1 - other.1).abs() <= 1e-12 * other.1, "{one:?} {other:?}");
+        }
+        for (one, other) in anew.columns.iter_mut().zip(&known.columns) {
+            (one.mean, one.squares) = (other.mean, other.squares);
+        }
+        assert_eq!(anew, known);
     }
 
     #[test]

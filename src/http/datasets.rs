@@ -13,7 +13,7 @@ use super::extract::{Page, Path};
 use super::packed::streamed;
 use super::{App, extract};
 use crate::frame::{ColumnType, Fault, Format, write};
-use crate::service::{Description, ServiceError, Upload};
+use crate::service::{Description, ErasedRows, Erasure, RowsToErase, ServiceError, Upload, Version};
 
 pub(super) async fn put(
     State(app): State<App>,
@@ -56,6 +56,81 @@ pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response,
 pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap) -> Result<StatusCode, ApiError> {
     app.service.delete_dataset(&name, extract::if_match(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn erase_row(
+    State(app): State<App>,
+    Path((name, row)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let row = row.parse::<u64>().map_err(|_| ServiceError::RowNotFound)?;
+    let Chosen { keep, .. } = chosen(query.as_deref(), false)?;
+    let asked = Erasure { dataset: name, rows: RowsToErase::One(row), keep, if_match: extract::if_match(&headers) };
+    Ok(erased(&app.service.erase_rows(asked).await?))
+}
+
+pub(super) async fn erase_rows(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Chosen { column, value, keep } = chosen(query.as_deref(), true)?;
+    let asked = Erasure { dataset: name, rows: RowsToErase::Where { column, value }, keep, if_match: extract::if_match(&headers) };
+    Ok(erased(&app.service.erase_rows(asked).await?))
+}
+
+/// The query of an erasure.
+#[derive(Default)]
+struct Chosen {
+    column: String,
+    value: String,
+    keep: bool,
+}
+
+/// `unable=keep`, and where rows are chosen by a value, `column` and `value`.
+fn chosen(query: Option<&str>, by_value: bool) -> Result<Chosen, ApiError> {
+    let (mut chosen, mut column, mut value, mut faults) = (Chosen::default(), None, None, Vec::new());
+    let mut fault = |pointer: &str, detail: &str| faults.push(Fault { pointer: pointer.to_owned(), detail: detail.to_owned() });
+    for (name, given) in extract::pairs(query)? {
+        match (name.as_str(), given.as_str()) {
+            ("column", _) if by_value => column = Some(given),
+            ("value", _) if by_value => value = Some(given),
+            ("unable", "keep") => chosen.keep = true,
+            ("unable", "refuse") => chosen.keep = false,
+            ("unable", _) => fault("/unable", "`unable` is `refuse` or `keep`"),
+            _ => fault("/", "the query has an unknown parameter"),
+        }
+    }
+    for (name, given) in [("column", &column), ("value", &value)] {
+        if by_value && given.is_none() {
+            fault(&format!("/{name}"), "the rows to erase are named by `column` and `value`");
+        }
+    }
+    super::wire::refuse(Code::InvalidRequest, faults)?;
+    Ok(Chosen { column: column.unwrap_or_default(), value: value.unwrap_or_default(), ..chosen })
+}
+
+fn erased(done: &ErasedRows) -> Response {
+    let named = |version: &Version| json!({"model": version.model, "version": version.number});
+    let unlearnt = done.unlearnt.iter().map(|(version, sequence)| {
+        let mut entry = named(version);
+        entry["sequence"] = json!(sequence);
+        entry
+    });
+    let kept = done.kept.iter().map(|(version, reason)| {
+        let mut entry = named(version);
+        entry["detail"] = json!(reason);
+        entry
+    });
+    let mut response = Json(json!({
+        "name": done.dataset.row.name, "rows": done.dataset.row.rows, "erased": done.erased,
+        "unlearnt": unlearnt.collect::<Vec<_>>(), "kept": kept.collect::<Vec<_>>(),
+    }))
+    .into_response();
+    response.headers_mut().insert(header::ETAG, extract::etag(&done.dataset.tag()));
+    response
 }
 
 pub(super) async fn rows(State(app): State<App>, Path(name): Path<String>, page: Page, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -130,7 +205,7 @@ fn view(description: &Description) -> Value {
         })
     });
     json!({
-        "name": row.name, "rows": row.rows, "bytes": row.bytes, "created_at": row.created_at, "origin": origin,
+        "name": row.name, "rows": row.rows, "bytes": row.bytes, "created_at": row.created_at, "origin": origin, "erased": row.erased,
         "columns": description.summary.columns_json(),
     })
 }

@@ -57,6 +57,7 @@ codes! {
     VersionNotFound = NOT_FOUND, "version_not_found", "No such version";
     AliasNotFound = NOT_FOUND, "alias_not_found", "No such alias";
     TrafficNotFound = NOT_FOUND, "traffic_not_found", "No split of traffic";
+    RowNotFound = NOT_FOUND, "row_not_found", "No such row";
     UpdateNotFound = NOT_FOUND, "update_not_found", "No such update";
     PredictionNotFound = NOT_FOUND, "prediction_not_found", "No such remembered prediction";
     JobNotFound = NOT_FOUND, "job_not_found", "No such job";
@@ -171,6 +172,8 @@ impl From<ServiceError> for ApiError {
             ServiceError::VersionNotFound => plain(Code::VersionNotFound),
             ServiceError::AliasNotFound => plain(Code::AliasNotFound),
             ServiceError::TrafficNotFound => plain(Code::TrafficNotFound),
+            ServiceError::RowNotFound => plain(Code::RowNotFound),
+            ServiceError::CannotUnlearn(faults) => plain(Code::Conflict).with(faults),
             ServiceError::UpdateNotFound => plain(Code::UpdateNotFound),
             ServiceError::PredictionNotFound(faults) => plain(Code::PredictionNotFound).with(faults),
             ServiceError::LabelConflict(faults) => plain(Code::Conflict).with(faults),

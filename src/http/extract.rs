@@ -130,6 +130,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
     }
 }
 
+/// The names and values of a query.
+pub(super) fn pairs(query: Option<&str>) -> Result<Vec<(String, String)>, ApiError> {
+    let uri = axum::http::Uri::builder().path_and_query(format!("/?{}", query.unwrap_or_default())).build();
+    let unreadable = || ServiceError::request("", "the query cannot be read");
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&uri.map_err(|_| unreadable())?).map_err(|_| unreadable())?;
+    Ok(pairs)
+}
+
 /// The tags of `If-Match`; `None` without the header.
 pub(super) fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
     let mut tags = Vec::new();

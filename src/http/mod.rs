@@ -70,6 +70,8 @@ routes! {
     GET    "/v1/datasets"                           => datasets::list,
     POST   "/v1/datasets/{name}/rows"               => datasets::append,
     GET    "/v1/datasets/{name}/rows"               => datasets::rows,
+    DELETE "/v1/datasets/{name}/rows"               => datasets::erase_rows,
+    DELETE "/v1/datasets/{name}/rows/{row}"         => datasets::erase_row,
     POST   "/v1/models/{name}/fits"                 => fits::create,
     GET    "/v1/jobs/{id}"                          => jobs::show,
     DELETE "/v1/jobs/{id}"                          => jobs::cancel,

@@ -325,7 +325,7 @@ fn view(model: &Model, version: &Version, state: &ModelState) -> Value {
         "constraints": document.constraints, "selection": document.selection, "descent": document.descent,
         "coefficients": lines, "fit": fit_view(&document.target, &fit_now(version, state)), "validation": document.validation.as_ref().map(|validation| validation_view(&document.target, validation)),
         "warnings": document.warnings, "sequence": state.sequence(), "created_at": version.created_at, "fit_seconds": document.fit_seconds,
-        "refit": document.refit,
+        "refit": document.refit, "unlearnt": document.unlearnt,
     })
 }
 

@@ -28,7 +28,8 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     app.service.gauge().await;
-    text("text/plain; version=0.0.4; charset=utf-8", (app.metrics)() + &app.service.input_metrics())
+    let by_model = app.service.model_metrics() + &app.service.input_metrics();
+    text("text/plain; version=0.0.4; charset=utf-8", (app.metrics)() + &by_model)
 }
 
 pub(super) async fn openapi() -> Response {

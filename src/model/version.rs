@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
-use super::specification::{Constraint, Covariance, Estimator, Online, Prior, Validation};
-use crate::features::{Design, Feature};
+use super::specification::{Constraint, Covariance, Estimator, Online, Prior, Specification, Validation};
+use crate::features::{Design, Feature, Unseen};
 use crate::lsq;
 
 /// The stored part of a version that never changes.
@@ -56,6 +56,20 @@ pub struct Document {
     /// What its training rows looked like.
     #[serde(default, skip_serializing_if = "Inputs::is_unknown")]
     pub inputs: Inputs,
+    /// Rows of its dataset that were erased since it was fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlearnt: Option<Unlearnt>,
+}
+
+/// Rows of a dataset that were erased after a version was fitted on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlearnt {
+    /// How many it has unlearnt.
+    pub rows: u64,
+    /// How many it still knows, because it could not.
+    pub kept: u64,
+    /// When rows were erased last.
+    pub at: String,
 }
 
 /// Updates of an older version that a version was fitted on.
@@ -74,6 +88,31 @@ impl Document {
     #[must_use]
     pub fn design(&self) -> Design {
         Design::new(self.features.clone())
+    }
+
+    /// What would be asked of a fit that is to give this version again, of the same design and with the penalty that was chosen.
+    #[must_use]
+    pub fn specification(&self) -> Specification {
+        let validation = self.validation.as_ref().map(|validation| validation.plan.clone());
+        // Leaving rows out one by one is for a solver of the fit's own choosing, and that is how it was asked for.
+        let chosen = matches!(validation, Some(Validation::Loo));
+        Specification {
+            dataset: self.dataset.clone(),
+            target: self.target.clone(),
+            features: None,
+            weights: self.weights.clone(),
+            intercept: self.intercept,
+            estimator: self.estimator.clone(),
+            solver: lsq::Solver::parse(&self.solver).filter(|_| !chosen).unwrap_or_default(),
+            online: self.online,
+            unseen: Unseen::default(),
+            serve: false,
+            prior: self.prior.clone(),
+            validation,
+            covariance: self.covariance.clone(),
+            constraints: self.constraints.clone(),
+            watch_inputs: self.inputs != Inputs::Off,
+        }
     }
 }
 

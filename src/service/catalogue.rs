@@ -4,7 +4,7 @@
 //! whatever is being fitted or learnt. Only the writer publishes, after its commit; it copies the small parts of the map that change.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::OnceCell;
@@ -50,14 +50,30 @@ pub struct Version {
     pub update_inputs: InputSchema,
     /// Who is told what it learns.
     pub(crate) events: Arc<Channel>,
-    /// Loaded at start for versions behind an alias, on first use for the others.
-    state: OnceCell<ArcSwap<State>>,
+    /// What changes of it.
+    live: Arc<Live>,
     /// What it was asked to predict, from the first row on, if that is watched.
     pub(super) watch: OnceLock<Option<Arc<Watch>>>,
-    /// States of the past that were asked for, the latest last.
-    past: Mutex<VecDeque<Arc<State>>>,
+}
+
+/// What changes of a version. It is shared with the version that takes its place when it has unlearnt rows of its dataset, so that a request
+/// which holds the old one learns and reads the same state.
+#[derive(Default)]
+struct Live {
+    /// Loaded at start for versions behind an alias, on first use for the others.
+    state: OnceCell<ArcSwap<State>>,
+    past: Mutex<Past>,
     /// One erasure at a time.
-    pub(crate) erasing: tokio::sync::Mutex<()>,
+    erasing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// States of the past that were asked for.
+#[derive(Default)]
+struct Past {
+    /// The latest last.
+    states: VecDeque<Arc<State>>,
+    /// How often they were forgotten: one that was being loaded meanwhile is not to be kept.
+    forgotten: u64,
 }
 
 impl std::fmt::Debug for Version {
@@ -70,6 +86,23 @@ impl Version {
     pub(crate) fn new(model: &str, row: &VersionRow, state: Option<State>, events: Arc<Channel>) -> Result<Self, ServiceError> {
         let document: Document =
             serde_json::from_str(&row.document).map_err(|_| ServiceError::Internal("a stored version does not decode"))?;
+        let state = state.map_or_else(OnceCell::new, |state| OnceCell::new_with(Some(ArcSwap::from_pointee(state))));
+        let live = Arc::new(Live { state, ..Live::default() });
+        Ok(Self::of((row.id, row.version), model, &row.created_at, document, events, live))
+    }
+
+    /// The same version with another document: its features and targets are those of this one.
+    pub(crate) fn with_document(&self, document: Document) -> Self {
+        let same = document.inputs == self.document.inputs;
+        let changed = Self::of((self.id, self.number), &self.model, &self.created_at, document, self.events.clone(), self.live.clone());
+        // Beside other rows of training everything is counted anew.
+        if same && let Some(watch) = self.watch.get() {
+            return Self { watch: watch.clone().into(), ..changed };
+        }
+        changed
+    }
+
+    fn of((id, number): (i64, u64), model: &str, created_at: &str, document: Document, events: Arc<Channel>, live: Arc<Live>) -> Self {
         let design = document.design();
         let features: Vec<Input> = document.features.iter().map(crate::features::Feature::input).collect();
         let mut learning = features.clone();
@@ -77,29 +110,28 @@ impl Version {
         if let Some(weights) = &document.weights {
             learning.push(Input { name: weights.clone(), kind: InputKind::Number, required: false });
         }
-        Ok(Self {
-            id: row.id,
+        Self {
+            id,
             model: model.to_owned(),
-            number: row.version,
-            created_at: row.created_at.clone(),
+            number,
+            created_at: created_at.to_owned(),
             design,
             inputs: InputSchema::new(features),
             update_inputs: InputSchema::new(learning),
             document,
             events,
+            live,
             watch: OnceLock::new(),
-            past: Mutex::default(),
-            erasing: tokio::sync::Mutex::default(),
-            state: state.map_or_else(OnceCell::new, |state| OnceCell::new_with(Some(ArcSwap::from_pointee(state)))),
-        })
+        }
     }
 
     /// The state as it stands now; what is returned does not change under the reader.
     pub(crate) async fn state(&self, store: &Store) -> Result<Arc<State>, ServiceError> {
-        if let Some(state) = self.state.get() {
+        if let Some(state) = self.live.state.get() {
             return Ok(state.load_full());
         }
         let cell = self
+            .live
             .state
             .get_or_try_init(async || {
                 let mut connection = store.read().await?;
@@ -111,9 +143,8 @@ impl Version {
 
     /// The state, loading it through the writer's own connection if it is not in memory.
     pub(crate) async fn state_in(&self, connection: &mut store::Connection) -> Result<Arc<State>, ServiceError> {
-        let cell =
-            self.state.get_or_try_init(async || Ok::<_, ServiceError>(ArcSwap::from_pointee(load(connection, self, None).await?))).await?;
-        Ok(cell.load_full())
+        let load = async || Ok::<_, ServiceError>(ArcSwap::from_pointee(load(connection, self, None).await?));
+        Ok(self.live.state.get_or_try_init(load).await?.load_full())
     }
 
     /// The state as it stood after update `sequence`.
@@ -129,27 +160,40 @@ impl Version {
             let detail = format!("the version has learnt {} rows, not {sequence}", now.sequence());
             return Err(ServiceError::request("/at/sequence", detail));
         }
-        let past = || self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = past().iter().find(|state| state.sequence() == sequence) {
-            return Ok(known.clone());
-        }
+        let forgotten = {
+            let past = self.past();
+            if let Some(known) = past.states.iter().find(|state| state.sequence() == sequence) {
+                return Ok(known.clone());
+            }
+            past.forgotten
+        };
         let mut connection = store.read().await?;
-        let erased = store::updates::erasures(&mut connection, self.id).await?;
         let state = Arc::new(load(&mut connection, self, Some(sequence)).await?);
+        let mut past = self.past();
         // A row may have been erased meanwhile: then this is the last time it is seen.
-        if store::updates::erasures(&mut connection, self.id).await? == erased {
-            let mut past = past();
-            past.push_back(state.clone());
-            if past.len() > PAST {
-                past.pop_front();
+        if past.forgotten == forgotten {
+            past.states.push_back(state.clone());
+            if past.states.len() > PAST {
+                past.states.pop_front();
             }
         }
         Ok(state)
     }
 
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.live.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets states of the past: a row in them was erased.
     pub(crate) fn forget_past(&self) {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut past = self.past();
+        past.states.clear();
+        past.forgotten += 1;
+    }
+
+    /// Holds off other erasures until it is dropped.
+    pub(crate) async fn erasing(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.live.erasing.clone().lock_owned().await
     }
 
     /// How it remembers.
@@ -163,19 +207,19 @@ impl Version {
 
     /// Makes a state the one that is read. Only after it is on disk.
     pub(crate) fn publish(&self, state: State) {
-        if let Some(cell) = self.state.get() {
+        if let Some(cell) = self.live.state.get() {
             cell.store(Arc::new(state));
         }
     }
 
     /// The state as it stands now, if it is in memory.
     pub(crate) fn state_now(&self) -> Option<Arc<State>> {
-        self.state.get().map(ArcSwap::load_full)
+        self.live.state.get().map(ArcSwap::load_full)
     }
 
     /// The inner text of its ETag, if its state is in memory.
     pub(crate) fn tag_now(&self) -> Option<String> {
-        self.state.get().map(|state| super::models::tag(self.number, state.load().sequence()))
+        self.live.state.get().map(|state| super::models::tag(self.number, state.load().sequence()))
     }
 
     /// Cells of a row to learn from: features, targets, weight.

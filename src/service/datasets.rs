@@ -4,7 +4,7 @@
 //! chunk by chunk by the writer, into a segment that belongs to nobody. One last transaction makes the segment part of the dataset. If that
 //! never comes (bad row, cut body, crash), nothing was changed, and the segment is swept away.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,7 @@ use super::{Fingerprint, Replayable, Service};
 use crate::frame::{ColumnType, Format, Frame, ReadOptions, Reader, Summary, codec};
 use crate::model::name;
 use crate::store::datasets::{ChunkRow, DatasetRow, Landing};
+use crate::store::idempotency::About;
 use crate::store::{self, Connection, Store, StoreError};
 use crate::telemetry;
 
@@ -40,7 +41,7 @@ pub struct Description {
 }
 
 impl Description {
-    fn of(row: DatasetRow) -> Result<Self, ServiceError> {
+    pub(super) fn of(row: DatasetRow) -> Result<Self, ServiceError> {
         let summary = serde_json::from_str(&row.summary).map_err(|_| StoreError::Corrupt("the summary of a dataset"))?;
         Ok(Self { row, summary })
     }
@@ -54,8 +55,18 @@ impl Description {
     /// Its ETag's inner text.
     #[must_use]
     pub fn tag(&self) -> String {
-        format!("{}-{}", self.row.id, self.row.revision)
+        tag(self.row.id, self.row.revision)
     }
+}
+
+pub(super) fn tag(id: i64, revision: i64) -> String {
+    format!("{id}-{revision}")
+}
+
+/// The dataset's identity and revision in the inner text of an ETag.
+pub(super) fn in_tag(tag: &str) -> Option<(i64, i64)> {
+    let (id, revision) = tag.split_once('-')?;
+    Some((id.parse().ok()?, revision.parse().ok()?))
 }
 
 /// What came of an upload.
@@ -63,8 +74,8 @@ impl Description {
 pub struct Landed {
     /// Whether the dataset is new.
     pub created: bool,
-    /// The dataset as the upload left it. Kept with the key, so that a repeat is told the same whatever came later.
-    dataset: DatasetRow,
+    /// The dataset as the upload left it. Kept with the key, so that a repeat is told the same whatever came later, an erasure excepted.
+    pub(super) dataset: DatasetRow,
 }
 
 impl Landed {
@@ -162,20 +173,48 @@ pub(super) struct Encoded {
 pub(crate) struct Opened {
     pub(crate) description: Description,
     pub(crate) chunks: Vec<ChunkRow>,
+    /// Rows that are passed over, by their places in their chunk; what is said of rows elsewhere does not count them.
+    passed_over: Arc<BTreeMap<i64, BTreeSet<usize>>>,
     store: Store,
-    _pin: Pin,
+    pin: Arc<Pin>,
 }
 
 impl Opened {
     /// Some columns of a chunk, decoded.
     pub(crate) async fn frame(&self, chunk: &ChunkRow, columns: &[usize]) -> Result<Frame, ServiceError> {
         let payloads = store::datasets::payloads(&mut *self.store.read().await?, chunk.id, columns).await?;
-        decode(&payloads, chunk)
+        let payloads = payloads.ok_or(ServiceError::Conflict("rows of the dataset were erased while it was being read; ask again"))?;
+        let rows = usize::try_from(chunk.rows).unwrap_or(usize::MAX);
+        match self.passed_over.get(&chunk.id) {
+            None => decode(&payloads, rows),
+            Some(passed_over) => Ok(decode(&payloads, rows + passed_over.len())?.without(passed_over)),
+        }
+    }
+
+    /// The places of these rows in their chunks; rows that there are none of have none.
+    pub(crate) fn places(&self, rows: &BTreeSet<u64>) -> BTreeMap<i64, BTreeSet<usize>> {
+        let of = |chunk: &ChunkRow| {
+            let places = rows.range(chunk.first_row..chunk.first_row + chunk.rows);
+            (chunk.id, places.map(|row| usize::try_from(row - chunk.first_row).unwrap_or(usize::MAX)).collect::<BTreeSet<_>>())
+        };
+        self.chunks.iter().map(of).filter(|(_, places)| !places.is_empty()).collect()
+    }
+
+    /// The rows that came up to a revision, and of those the ones that are not to be passed over.
+    pub(crate) fn up_to(&self, revision: i64, passed_over: &Arc<BTreeMap<i64, BTreeSet<usize>>>) -> Self {
+        let mut description = self.description.clone();
+        description.row.rows = 0;
+        let mut chunks = Vec::new();
+        for chunk in self.chunks.iter().filter(|chunk| chunk.revision <= revision) {
+            let rows = chunk.rows - passed_over.get(&chunk.id).map_or(0, |places| places.len() as u64);
+            chunks.push(ChunkRow { rows, first_row: description.row.rows, ..*chunk });
+            description.row.rows += rows;
+        }
+        Self { description, chunks, passed_over: passed_over.clone(), store: self.store.clone(), pin: self.pin.clone() }
     }
 }
 
-fn decode(payloads: &[Vec<u8>], chunk: &ChunkRow) -> Result<Frame, ServiceError> {
-    let rows = usize::try_from(chunk.rows).unwrap_or(usize::MAX);
+pub(super) fn decode(payloads: &[Vec<u8>], rows: usize) -> Result<Frame, ServiceError> {
     let columns = payloads
         .iter()
         .map(|payload| codec::decode(payload).map_err(|_| StoreError::Corrupt("a column chunk")))
@@ -309,7 +348,7 @@ impl Service {
                     let text = encode_summary(&summary)?;
                     let landed = land(writer, Landing { segment, rows, bytes, summary: &text, origin: None }, &summary, &tags).await?;
                     if let Some(key) = &key {
-                        key.remember(writer, &landed).await?;
+                        key.remember(writer, &landed, About::Dataset(landed.dataset.id)).await?;
                     }
                     Ok(Replayable::fresh(landed))
                 },
@@ -420,7 +459,8 @@ impl Service {
             // Between listing and holding, the dataset may have been replaced and swept: hold first, then see that it is still the same.
             let again = store::datasets::find(&mut connection, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
             if again.id == description.row.id && again.revision == description.row.revision {
-                return Ok(Opened { description, chunks, store: self.store.clone(), _pin: pin });
+                let pin = Arc::new(pin);
+                return Ok(Opened { description, chunks, passed_over: Arc::default(), store: self.store.clone(), pin });
             }
         }
     }
@@ -527,7 +567,7 @@ pub(super) async fn check_replaced(writer: &mut Connection, name: &str, tags: Op
 }
 
 /// `If-Match`: `*` is any existing one.
-fn check_tags(tags: Option<&[String]>, existing: Option<&Description>) -> Result<(), ServiceError> {
+pub(super) fn check_tags(tags: Option<&[String]>, existing: Option<&Description>) -> Result<(), ServiceError> {
     let Some(tags) = tags else { return Ok(()) };
     match existing {
         Some(existing) if tags.iter().any(|tag| tag == "*" || *tag == existing.tag()) => Ok(()),

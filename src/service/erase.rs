@@ -1,8 +1,8 @@
 //! Exact unlearning: a row is taken out of the update log, and the state is what it would be had the row never come.
 //!
 //! The log is learnt again from the snapshot before the row, with the row passed over; everything that came of it goes too: later snapshots,
-//! states of the past, the answer kept for its `_id`. Most of that is done while updates go on; only the last of the log is learnt inside the
-//! write transaction. The sequence numbers of other rows stay.
+//! states of the past, what was answered to it wherever that is kept. Most of that is done while updates go on; only the last of the log is
+//! learnt inside the write transaction. The sequence numbers of other rows stay.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::catalogue::{Target, Version, starting_at};
 use super::error::ServiceError;
-use super::{Service, learn};
+use super::{Service, idempotency, learn};
 use crate::model::State;
 use crate::store::{self, Connection, StoreError};
 
@@ -41,7 +41,7 @@ impl Service {
     /// There is no such model or row; it was erased already; the log of that time is no longer kept.
     pub async fn erase(self: &Arc<Self>, reference: &str, row: Row) -> Result<Erased, ServiceError> {
         let version = self.learner(reference).await?;
-        let _alone = version.erasing.lock().await;
+        let _alone = version.erasing().await;
         let mut connection = self.store.read().await?;
         let sequence = match row {
             Row::Sequence(sequence) => sequence,
@@ -66,7 +66,7 @@ impl Service {
         record.values[place as usize * width..(place as usize + 1) * width].fill(0.0);
         // Up to where the log stands now, while updates go on.
         let mut state = starting_at(&mut connection, &version, sequence - 1).await?;
-        learn_again(&mut connection, &version, &mut state, &record).await?;
+        learn_again(&mut connection, &version, &mut state, Some(&record)).await?;
         drop(connection);
         let (learning, publisher) = (version.clone(), version.clone());
         let now = self
@@ -77,8 +77,12 @@ impl Service {
                         return Err(ServiceError::VersionNotFound);
                     }
                     // And the rows that came meanwhile.
-                    learn_again(writer, &learning, &mut state, &record).await?;
+                    learn_again(writer, &learning, &mut state, Some(&record)).await?;
                     store::updates::erase(writer, learning.id, sequence, &record).await?;
+                    store::remembered::erase(writer, learning.id, sequence).await?;
+                    let kept = store::idempotency::of_row(writer, learning.id, sequence).await?;
+                    let targets = learning.document.target.len();
+                    idempotency::change(writer, kept, |reply: &mut learn::Reply| reply.forget(sequence, targets)).await?;
                     store::updates::drop_snapshots(writer, learning.id, sequence).await?;
                     learn::snapshot(writer, &learning, &state).await?;
                     Ok((state.sequence(), state))
@@ -86,6 +90,7 @@ impl Service {
                 move |(_, state): &(u64, State)| {
                     state.information().settle();
                     publisher.forget_past();
+                    publisher.events.forget(publisher.number, sequence);
                     publisher.events.send("erased", &json!({"version": publisher.number, "erased": sequence}));
                     publisher.publish(state.clone());
                 },
@@ -97,8 +102,8 @@ impl Service {
         Ok(Erased { version: version.clone(), erased: sequence, sequence: now })
     }
 
-    /// States in which aliases hold the version at or after a row that was erased.
-    async fn hold_again(self: &Arc<Self>, version: &Arc<Version>, erased: u64) -> Result<(), ServiceError> {
+    /// Makes anew the states in which aliases hold the version at or after a row that was erased.
+    pub(super) async fn hold_again(self: &Arc<Self>, version: &Arc<Version>, erased: u64) -> Result<(), ServiceError> {
         let Ok(model) = self.catalogue.model(&version.model) else { return Ok(()) };
         for (alias, target) in &model.aliases {
             let Some(sequence) = target.sequence().filter(|sequence| target.version == version.number && *sequence >= erased) else {
@@ -122,12 +127,12 @@ impl Service {
     }
 }
 
-/// Learns what the log holds after the state, with one record as it is to be.
-async fn learn_again(
+/// Learns what the log holds after the state; one record, if it is given, as it is to be.
+pub(super) async fn learn_again(
     connection: &mut Connection,
     version: &Version,
     state: &mut State,
-    changed: &store::updates::LogRecord,
+    changed: Option<&store::updates::LogRecord>,
 ) -> Result<(), ServiceError> {
     let first = state.sequence();
     loop {
@@ -139,7 +144,7 @@ async fn learn_again(
             if state.sequence() == first && record.first_sequence > first + 1 {
                 return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
             }
-            let record = if record.first_sequence == changed.first_sequence { changed } else { record };
+            let record = changed.filter(|changed| changed.first_sequence == record.first_sequence).unwrap_or(record);
             learn::replay(version, state, record, u64::MAX)?;
         }
     }

@@ -55,6 +55,12 @@ pub enum ServiceError {
     /// No such row in the update log.
     #[error("the update log of this version has no such row")]
     UpdateNotFound,
+    /// No such row in a dataset.
+    #[error("the dataset has no such row")]
+    RowNotFound,
+    /// Versions that cannot unlearn rows of their dataset.
+    #[error("{}", summary(.0))]
+    CannotUnlearn(Vec<Fault>),
     /// No such remembered predictions.
     #[error("{}", summary(.0))]
     PredictionNotFound(Vec<Fault>),

@@ -53,7 +53,7 @@ pub(super) fn compute(
     dataset: Arc<Opened>,
 ) -> Result<(Document, State), ServiceError> {
     let begun = Instant::now();
-    let Plan { specification, columns, mut features, mut warnings, pretrained, extra } = plan;
+    let Plan { specification, columns, mut features, mut warnings, pretrained, extra, before } = plan;
     let first = source::first_row(&dataset, specification.online.window);
     let mut source = Source {
         runtime,
@@ -69,7 +69,9 @@ pub(super) fn compute(
         first,
         sample: None,
     };
-    source.find_levels(&mut features)?;
+    if before.is_none() {
+        source.find_levels(&mut features)?;
+    }
     source.design = Design::new(features);
     if source.design.width() > WIDEST {
         return Err(ServiceError::TooLarge(format!("the design has {} columns, more than {WIDEST}", source.design.width())));
@@ -77,7 +79,10 @@ pub(super) fn compute(
     source.sample = specification.watch_inputs.then(|| Sample::of(source.design.features().len(), source.total_rows() - source.first));
     let names = source.design.column_names();
     check_names(&specification, &names)?;
-    let prior = pretrained.as_ref().map(|pretrained| prior_slopes(&names, &specification.target, pretrained));
+    let prior = match &before {
+        Some(before) => before.prior.as_ref().map(|_| started_from(before, names.len())),
+        None => pretrained.as_ref().map(|pretrained| prior_slopes(&names, &specification.target, pretrained)),
+    };
     let information = matches!(specification.prior.as_ref().map(|prior| prior.strength), Some(Strength::Information { .. }));
     let (document_fit, state, estimated) = if let (true, Some(pretrained)) = (information, &pretrained) {
         continue_from(&mut source, pretrained, &specification)?
@@ -127,7 +132,10 @@ pub(super) fn compute(
         let missing = source.columns.iter().take(source.design.features().len()).map(|column| summary.missing(*column)).collect();
         Inputs::Known(Box::new(Reference::of(sample, &source.design, &state, missing)))
     });
-    let moved = pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default();
+    let moved = match &before {
+        Some(before) => moved_again(before, &state),
+        None => pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default(),
+    };
     let document = Document {
         dataset: specification.dataset,
         dataset_tag: source.dataset.description.tag(),
@@ -151,6 +159,7 @@ pub(super) fn compute(
         fit_seconds: begun.elapsed().as_secs_f64(),
         refit: None,
         inputs,
+        unlearnt: None,
     };
     Ok((document, state))
 }
@@ -237,6 +246,13 @@ fn moved(names: &[String], targets: &[String], pretrained: &Pretrained, state: &
         }
     }
     moved
+}
+
+/// The same for a fit made anew, whose pretrained model may have learnt since or be gone.
+fn moved_again(before: &Document, state: &State) -> Vec<Moved> {
+    let coefficients = state.information().coefficients();
+    let to = (0..coefficients.ncols()).flat_map(|response| (0..coefficients.nrows()).map(move |row| coefficients[(row, response)]));
+    before.moved.iter().zip(to).map(|(moved, to)| Moved { to, ..moved.clone() }).collect()
 }
 
 /// Fine-tuning with the pretrained model's own information: its state learns the rows, as if it had seen them with its own.

@@ -84,6 +84,17 @@ impl Channel {
         }
     }
 
+    /// Forgets how large the errors were from an erased row of a version on: in a window of few rows, that tells its own.
+    pub(crate) fn forget(&self, version: u64, sequence: u64) {
+        for event in self.inner().kept.iter_mut().filter(|event| event.kind == "updates") {
+            let Ok(mut data) = serde_json::from_str::<Value>(&event.data) else { continue };
+            if data["version"] == version && data["sequence"].as_u64().is_some_and(|last| last >= sequence) {
+                data["rmse"] = Value::Null;
+                *event = Arc::new(Event { data: data.to_string(), ..Event::clone(event) });
+            }
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,7 +15,7 @@ use super::jobs::{Job, JobKind, JobState, Running};
 use super::{Fingerprint, Replayable, Service};
 use crate::features::{Encoding, Feature};
 use crate::frame::{ColumnType, Fault, Schema};
-use crate::model::{Covariance, Form, Specification, Validation, name};
+use crate::model::{Covariance, Document, Form, Specification, Validation, name};
 use crate::store::{self, Connection};
 
 /// The columns that a fit reads, and what they are to it.
@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) warnings: Vec<String>,
     pub(super) pretrained: Option<Pretrained>,
     pub(super) extra: Extra,
+    /// The version that is fitted anew without some rows: its design stays, and so does the penalty that was chosen.
+    pub(super) before: Option<Document>,
 }
 
 /// What a column beside features, targets and weights is for.
@@ -89,6 +91,7 @@ async fn fit_and_store(
     opened: Opened,
 ) -> Result<u64, ServiceError> {
     let serve = plan.specification.serve;
+    let read = (opened.description.row.id, opened.description.row.revision);
     let worker = running.clone();
     let handle = tokio::runtime::Handle::current();
     let (document, state) = tokio::task::spawn_blocking(move || estimate::compute(&handle, &worker, plan, Arc::new(opened)))
@@ -107,6 +110,9 @@ async fn fit_and_store(
         .writer
         .run(
             async move |writer: &mut Connection| {
+                if store::datasets::erased_since(writer, read.0, read.1).await? {
+                    return Err(ServiceError::Conflict("rows of the dataset were erased while it was being fitted; fit it again"));
+                }
                 let added = store::models::add_version(writer, &name, &text, bytes).await?;
                 if serve {
                     store::models::set_alias(writer, added.model.id, SERVED, added.version.version, None).await?;
@@ -269,5 +275,5 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
     columns.extend(targets);
     columns.extend(weights);
     columns.extend(beside);
-    Ok(Plan { specification, columns, features: encoded, warnings, pretrained, extra })
+    Ok(Plan { specification, columns, features: encoded, warnings, pretrained, extra, before: None })
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::error::ServiceError;
+use crate::store::idempotency::About;
 use crate::store::{Connection, StoreError, idempotency};
 
 /// A key and what it was used for.
@@ -110,13 +111,28 @@ impl IdempotencyKey {
     }
 
     /// Remembers a reply, in the transaction of its effect.
-    pub(crate) async fn remember<T: Serialize>(&self, connection: &mut Connection, reply: &T) -> Result<(), ServiceError> {
-        let undone = |_| ServiceError::Internal("a reply does not encode");
+    pub(crate) async fn remember<T: Serialize>(&self, connection: &mut Connection, reply: &T, about: About) -> Result<(), ServiceError> {
         if let Some((_, mark)) = &self.step {
-            let mark = serde_json::to_string(mark).map_err(undone)?;
-            return Ok(idempotency::renew(connection, &self.key, &self.fingerprint, &mark).await?);
+            return Ok(idempotency::renew(connection, &self.key, &self.fingerprint, &encoded(mark)?).await?);
         }
-        let reply = serde_json::to_string(reply).map_err(undone)?;
-        Ok(idempotency::remember(connection, &self.key, &self.fingerprint, &reply).await?)
+        Ok(idempotency::remember(connection, &self.key, &self.fingerprint, &encoded(reply)?, about).await?)
     }
+}
+
+/// Changes kept replies, in the transaction that erases what they tell of.
+pub(crate) async fn change<T: DeserializeOwned + Serialize>(
+    connection: &mut Connection,
+    kept: Vec<(String, String)>,
+    mut change: impl FnMut(&mut T),
+) -> Result<(), ServiceError> {
+    for (key, reply) in kept {
+        let mut reply: T = serde_json::from_str(&reply).map_err(|_| StoreError::Corrupt("a remembered reply"))?;
+        change(&mut reply);
+        idempotency::replace(connection, &key, &encoded(&reply)?).await?;
+    }
+    Ok(())
+}
+
+fn encoded<T: Serialize>(reply: &T) -> Result<String, ServiceError> {
+    serde_json::to_string(reply).map_err(|_| ServiceError::Internal("a reply does not encode"))
 }

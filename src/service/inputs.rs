@@ -597,6 +597,7 @@ mod tests {
             warnings: Vec::new(),
             fit_seconds: 0.0,
             refit: None,
+            unlearnt: None,
             inputs: Inputs::Known(Box::new(reference)),
         };
         let row =

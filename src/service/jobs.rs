@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::error::ServiceError;
 use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::Fault;
+use crate::store::idempotency::About;
 use crate::store::{self, Connection, Store};
 use crate::telemetry;
 
@@ -296,7 +297,7 @@ impl Service {
                     store::jobs::create(writer, &row_id, row_kind.as_str(), &row_model, row_kind.dataset()).await?;
                     let asked = Asked { job: row_id };
                     if let Some(key) = &key {
-                        key.remember(writer, &asked).await?;
+                        key.remember(writer, &asked, About::Nothing).await?;
                     }
                     Ok(Replayable::fresh(asked))
                 },

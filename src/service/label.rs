@@ -79,8 +79,8 @@ pub(crate) struct Labelling {
 pub(crate) struct Opened {
     /// n × (features, targets, weight).
     pub(crate) cells: Vec<f64>,
-    /// One a row.
-    pub(crate) answers: Vec<Option<Vec<f64>>>,
+    /// One a row: with which sequence it was learnt, if that is known, and what was answered; nothing if it was erased.
+    pub(crate) answers: Vec<Option<(Option<u64>, Vec<f64>)>>,
     /// One a row: what the members of a split predicted.
     pub(crate) judged: Vec<Option<Remembered>>,
 }
@@ -282,13 +282,18 @@ impl Labelling {
                 continue;
             }
             let same = |before: &[f64]| before.iter().map(|value| value.to_bits()).eq(label.iter().map(|value| value.to_bits()));
-            if found.learnt.as_ref().is_some_and(|(before, _)| !same(before)) {
+            let erased = found.learnt.as_ref().is_some_and(|learnt| learnt.answer.is_empty());
+            if found.learnt.as_ref().is_some_and(|learnt| !erased && !same(&learnt.label)) {
                 conflict("this prediction was labelled before, with another value or weight");
                 continue;
             }
             opened.cells.extend_from_slice(&found.cells);
+            if erased {
+                // They hold the place of a row that is not learnt again.
+                opened.cells.resize(opened.cells.len() + version.document.features.len(), 0.0);
+            }
             opened.cells.extend_from_slice(label);
-            opened.answers.push(found.learnt.map(|(_, answer)| answer));
+            opened.answers.push(found.learnt.map(|learnt| (learnt.sequence, learnt.answer)));
             opened.judged.push(found.judged.map(|judged| Remembered::read(judged, version.document.target.len())).transpose()?);
         }
         let kind = if missing.is_empty() { ServiceError::LabelConflict } else { ServiceError::PredictionNotFound };
@@ -304,11 +309,15 @@ impl Labelling {
         let mut experiments: HashMap<u64, Option<Scores>> = HashMap::new();
         let mut compared = Compared::default();
         let targets = reply.predictions.len() / self.labels.len().max(1);
+        // A version that does not learn answers all the same.
+        let learnt = reply.accepted > 0;
+        let mut sequence = reply.sequence - reply.accepted;
         for (row, (id, label)) in self.labels.iter().enumerate() {
             if opened.answers.get(row).is_some_and(Option::is_none) {
+                sequence += 1;
                 let range = row * targets..(row + 1) * targets;
                 let answer = [&reply.predictions[range.clone()], &reply.errors[range]].concat();
-                store::remembered::set_label(connection, id.bytes(), label, &answer).await?;
+                store::remembered::set_label(connection, id.bytes(), learnt.then_some(sequence), label, &answer).await?;
                 let Some(judged) = opened.judged.get(row).and_then(Option::as_ref) else { continue };
                 let scores = match experiments.entry(judged.experiment) {
                     Entry::Occupied(known) => known.into_mut(),

@@ -24,6 +24,7 @@ use crate::frame::Fault;
 use crate::lsq;
 use crate::model::monitor::Mark;
 use crate::model::{DriftAction, State};
+use crate::store::idempotency::About;
 use crate::store::updates::LogRecord;
 use crate::store::{self, Connection, StoreError};
 use crate::telemetry;
@@ -42,10 +43,67 @@ pub struct Reply {
     pub sequence: u64,
     /// Rows learnt now; rows whose `_id` was known are not learnt again.
     pub accepted: u64,
-    /// n×q a-priori predictions.
+    /// n×q a-priori predictions; NaN of rows that were erased.
+    #[serde(with = "gaps")]
     pub predictions: Vec<f64>,
     /// n×q a-priori errors, observation − prediction.
+    #[serde(with = "gaps")]
     pub errors: Vec<f64>,
+    /// Rows that were known, by their place among the n, and the sequence with which each was learnt; 0 where that was not written down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) known: Vec<(u64, u64)>,
+}
+
+impl Reply {
+    /// Answers a row that is known: as it was answered then, or with nothing if it was erased.
+    fn again(&mut self, row: usize, sequence: Option<u64>, answer: &[f64], targets: usize) {
+        self.known.push((row as u64, sequence.unwrap_or(0)));
+        let (predictions, errors) = answer.split_at(answer.len() / 2);
+        let erased = if answer.is_empty() { targets } else { 0 };
+        for (all, own) in [(&mut self.predictions, predictions), (&mut self.errors, errors)] {
+            all.extend_from_slice(own);
+            all.resize(all.len() + erased, f64::NAN);
+        }
+    }
+
+    /// What it tells of; `version` is the version's identity.
+    fn about(&self, version: i64) -> About {
+        let known = || self.known.iter().map(|(_, sequence)| *sequence).filter(|sequence| *sequence > 0);
+        let fresh = (self.accepted > 0).then_some((self.sequence + 1 - self.accepted, self.sequence));
+        let first = known().chain(fresh.map(|(first, _)| first)).min();
+        let last = known().chain(fresh.map(|(_, last)| last)).max();
+        first.zip(last).map_or(About::Nothing, |(first, last)| About::Rows { version, first, last })
+    }
+
+    /// Forgets what was answered to the row of this sequence; rows have so many targets.
+    pub(crate) fn forget(&mut self, sequence: u64, targets: usize) {
+        let known: HashMap<u64, u64> = self.known.iter().copied().collect();
+        let mut fresh = self.sequence - self.accepted;
+        for row in 0..self.predictions.len() / targets.max(1) {
+            let own = known.get(&(row as u64)).copied().unwrap_or_else(|| {
+                fresh += 1;
+                fresh
+            });
+            if own == sequence {
+                self.predictions[row * targets..(row + 1) * targets].fill(f64::NAN);
+                self.errors[row * targets..(row + 1) * targets].fill(f64::NAN);
+            }
+        }
+    }
+}
+
+/// Lists of floats in which NaN, which JSON does not have, is null.
+mod gaps {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(|value| value.is_finite().then_some(*value)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        let values = Vec::<Option<f64>>::deserialize(deserializer)?;
+        Ok(values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
+    }
 }
 
 /// Rows to learn, checked for their form.
@@ -159,8 +217,8 @@ struct Working {
     first_sequence: u64,
     log: Vec<f64>,
     marks: Vec<Mark>,
-    /// Answers to events of this group, not yet in the database.
-    events: HashMap<String, Vec<f64>>,
+    /// Sequences of events of this group and answers to them, not yet in the database.
+    events: HashMap<String, (u64, Vec<f64>)>,
     compared: Vec<Compared>,
 }
 
@@ -266,13 +324,12 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         accepted: 0,
         predictions: Vec::with_capacity(rows * targets),
         errors: Vec::with_capacity(rows * targets),
+        known: Vec::new(),
     };
     let mut scratch = Scratch::default();
     for (row, cells) in all_cells.chunks_exact(width).enumerate() {
-        if let Some(answer) = opened.as_ref().and_then(|opened| opened.answers[row].as_ref()) {
-            let (predictions, errors) = answer.split_at(answer.len() / 2);
-            reply.predictions.extend_from_slice(predictions);
-            reply.errors.extend_from_slice(errors);
+        if let Some((sequence, answer)) = opened.as_ref().and_then(|opened| opened.answers[row].as_ref()) {
+            reply.again(row, *sequence, answer, targets);
             continue;
         }
         // A version that does not learn is compared all the same, by what it answered.
@@ -286,16 +343,10 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         if let Some(event) = event {
             let known = match working.events.get(event) {
                 Some(answer) => Some(answer.clone()),
-                None => store::updates::event(connection, version.id, event).await?.map(|(_, answer)| answer),
+                None => store::updates::event(connection, version.id, event).await?,
             };
-            if let Some(mut answer) = known {
-                if answer.is_empty() {
-                    // Erased: that it was learnt is known, what it said is not.
-                    answer.resize(2 * targets, f64::NAN);
-                }
-                let (predictions, errors) = answer.split_at(answer.len() / 2);
-                reply.predictions.extend_from_slice(predictions);
-                reply.errors.extend_from_slice(errors);
+            if let Some((sequence, answer)) = known {
+                reply.again(row, Some(sequence), &answer, targets);
                 continue;
             }
         }
@@ -307,7 +358,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
                 }
                 working.log.truncate(logged);
                 working.marks.truncate(marked);
-                for (event, _) in fresh {
+                for event in fresh {
                     working.events.remove(&event);
                 }
                 let detail = format!("row {}: {error}", row + 1);
@@ -322,13 +373,13 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         if let Some(event) = event {
             let place = reply.predictions.len() - targets;
             let answer = [&reply.predictions[place..], &reply.errors[place..]].concat();
-            working.events.insert(event.clone(), answer);
-            fresh.push((event.clone(), working.state.sequence()));
+            working.events.insert(event.clone(), (working.state.sequence(), answer));
+            fresh.push(event.clone());
         }
     }
     reply.sequence = working.state.sequence();
-    for (event, sequence) in &fresh {
-        if let Some(answer) = working.events.get(event) {
+    for event in &fresh {
+        if let Some((sequence, answer)) = working.events.get(event) {
             store::updates::add_event(connection, version.id, event, *sequence, answer).await?;
         }
     }
@@ -336,7 +387,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         working.compared.push(labels.keep(connection, opened, &reply).await?);
     }
     if let Some(key) = &request.idempotency {
-        key.remember(connection, &reply).await?;
+        key.remember(connection, &reply, reply.about(version.id)).await?;
     }
     Ok(Replayable::fresh(reply))
 }

@@ -25,6 +25,7 @@ mod refit;
 mod source;
 mod stream;
 mod traffic;
+mod unlearn;
 mod update;
 mod writer;
 
@@ -52,6 +53,7 @@ pub use predict_dataset::{DatasetQuestion, Origin};
 pub use predict_stream::{Answers, Broken, Form};
 pub use stream::{Acknowledgement, StreamedUpdate};
 pub use traffic::{Count, Counted, Member, Role, SetTraffic, SplitSet, Traffic};
+pub use unlearn::{ErasedRows, Erasure, Rows as RowsToErase};
 pub use update::Update;
 
 use crate::store::{self, Store};
@@ -59,6 +61,9 @@ use crate::telemetry;
 
 /// How long replies stay behind their `Idempotency-Key`, and ended jobs behind their id.
 const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+
+/// Targets of models that metrics tell of at the most.
+const FIGURES: usize = 1_000;
 
 /// Versions that are loaded at start over one reading connection before it goes back to its pool, where another loader may wait for it.
 const VERSIONS_AT_ONCE: usize = 64;
@@ -90,6 +95,8 @@ pub struct Service {
     fit_queue: usize,
     remember_ttl: Duration,
     watching: inputs::Watching,
+    /// One erasure of a dataset's rows at a time.
+    erasing: tokio::sync::Mutex<()>,
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
     /// Turns to `true` when nothing can be written any more.
@@ -149,6 +156,7 @@ impl Service {
             fit_queue: settings.fit_queue.max(1),
             remember_ttl: settings.remember_ttl,
             watching: inputs::Watching::new(settings.watch_inputs),
+            erasing: tokio::sync::Mutex::default(),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             failed,
@@ -256,6 +264,38 @@ impl Service {
     #[must_use]
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
+    }
+
+    /// How served versions fare that have learnt something, as Prometheus text: the first ones by name, up to 1,000 targets in all.
+    #[must_use]
+    pub fn model_metrics(&self) -> String {
+        let (mut lines, mut series, mut others) = (telemetry::Lines::default(), 0, 0);
+        for model in self.catalogue.all().values() {
+            let Some((version, state)) = model.served().and_then(|version| Some((version, version.state_now()?))) else { continue };
+            if state.sequence() == 0 {
+                continue;
+            }
+            let targets = &version.document.target;
+            series += targets.len();
+            if series > FIGURES {
+                others += 1;
+                continue;
+            }
+            let of_model = ("model", model.name.as_str());
+            lines.push(telemetry::MODEL_VERSION, &[of_model], version.number as f64);
+            lines.push(telemetry::MODEL_SEQUENCE, &[of_model], state.sequence() as f64);
+            lines.push(telemetry::MODEL_ROWS, &[of_model], state.information().effective_observations());
+            lines.push(telemetry::MODEL_DRIFTS, &[of_model], state.monitor().found() as f64);
+            for (target, latest) in targets.iter().zip(state.monitor().latest()) {
+                for (family, figure) in [(telemetry::MODEL_RMSE, latest.rmse), (telemetry::MODEL_COVERAGE, latest.coverage)] {
+                    if let Some(figure) = figure {
+                        lines.push(family, &[of_model, ("target", target)], figure);
+                    }
+                }
+            }
+        }
+        lines.push(telemetry::MODELS_LEFT_OUT, &[], f64::from(others));
+        lines.into_text()
     }
 
     /// Sets the gauges that are read only when somebody looks.

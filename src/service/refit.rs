@@ -148,6 +148,7 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
         fit_seconds: begun.elapsed().as_secs_f64(),
         refit: Some(Refit { version: version.number, first_sequence: first, last_sequence: last }),
         inputs,
+        unlearnt: None,
         ..version.document.clone()
     };
     Ok((document, state))

@@ -255,7 +255,8 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
             keyed.known = None;
             self.batches.set_border(u64::MAX);
             let sequence = self.version.state(&self.service.store).await?.sequence();
-            let reply = Reply { version: self.version.number, sequence, accepted: 0, predictions: Vec::new(), errors: Vec::new() };
+            let version = self.version.number;
+            let reply = Reply { version, sequence, accepted: 0, predictions: Vec::new(), errors: Vec::new(), known: Vec::new() };
             let outcome = Ok(Replayable { value: reply, replayed: true });
             return Ok(Some(Acknowledgement { first_line: 1, last_line: Some(batch.last_line), outcome }));
         }

@@ -23,6 +23,7 @@ use crate::frame::rows::Rows;
 use crate::frame::{Fault, Input, InputKind, InputSchema, Unseen};
 use crate::model::prediction::{Question, answer};
 use crate::model::{Plan, Scores, Split, State, Tally};
+use crate::store::idempotency::About;
 use crate::store::traffic::TrafficRow;
 use crate::store::{self, Connection, StoreError};
 use crate::telemetry;
@@ -615,7 +616,7 @@ impl Service {
                     let tag = Stored::of(&row)?.tag();
                     let set = SplitSet { model: model.name.clone(), created: before.is_none(), plan, tag, since: row.since.clone() };
                     if let Some(key) = &idempotency {
-                        key.remember(writer, &set).await?;
+                        key.remember(writer, &set, About::Nothing).await?;
                     }
                     Ok((Replayable::fresh(set), Some(row)))
                 },

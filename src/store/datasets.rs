@@ -25,6 +25,20 @@ pub struct DatasetRow {
     /// What made it, JSON; none where it was uploaded.
     #[serde(default)]
     pub origin: Option<String>,
+    /// Rows that were ever erased from it.
+    #[serde(default)]
+    pub erased: u64,
+}
+
+/// What [`dataset`] reads.
+macro_rules! select_datasets {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, name, revision, rows, bytes, created_at, summary, origin,
+             (SELECT coalesce(sum(rows), 0) FROM dataset_erasures WHERE dataset_id = datasets.id) AS erased FROM datasets ",
+            $rest
+        )
+    };
 }
 
 /// A chunk to be read.
@@ -34,6 +48,8 @@ pub struct ChunkRow {
     pub id: i64,
     /// The segment it belongs to.
     pub segment: i64,
+    /// The dataset's revision with which its segment came.
+    pub revision: i64,
     /// Rows in it.
     pub rows: u64,
     /// Index of its first row in the dataset.
@@ -50,27 +66,19 @@ fn dataset(row: &sqlx::sqlite::SqliteRow) -> Result<DatasetRow, sqlx::Error> {
         created_at: row.try_get("created_at")?,
         summary: row.try_get("summary")?,
         origin: row.try_get("origin")?,
+        erased: row.try_get::<i64, _>("erased")?.unsigned_abs(),
     })
 }
 
 /// The dataset of that name.
 pub async fn find(connection: &mut Connection, name: &str) -> Result<Option<DatasetRow>, StoreError> {
-    let row = sqlx::query("SELECT id, name, revision, rows, bytes, created_at, summary, origin FROM datasets WHERE name = ?")
-        .bind(name)
-        .fetch_optional(connection)
-        .await?;
+    let row = sqlx::query(select_datasets!("WHERE name = ?")).bind(name).fetch_optional(connection).await?;
     Ok(row.as_ref().map(dataset).transpose()?)
 }
 
 /// Datasets by name, after `after`, at most `limit`.
 pub async fn list(connection: &mut Connection, after: &str, limit: u32) -> Result<Vec<DatasetRow>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT id, name, revision, rows, bytes, created_at, summary, origin FROM datasets WHERE name > ? ORDER BY name LIMIT ?",
-    )
-    .bind(after)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
+    let rows = sqlx::query(select_datasets!("WHERE name > ? ORDER BY name LIMIT ?")).bind(after).bind(limit).fetch_all(connection).await?;
     Ok(rows.iter().map(dataset).collect::<Result<_, _>>()?)
 }
 
@@ -147,9 +155,12 @@ pub async fn replace(writer: &mut Connection, name: &str, landing: &Landing<'_>)
         .await?;
         existing.id
     } else {
+        // By the number of its first segment, which is never given out again: who knows the ETag of a dataset that was deleted does not take
+        // another one for it.
         sqlx::query(
-            "INSERT INTO datasets (name, revision, rows, bytes, created_at, updated_at, summary, origin) VALUES (?, 1, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO datasets (id, name, revision, rows, bytes, created_at, updated_at, summary, origin) VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?)",
         )
+        .bind(landing.segment)
         .bind(name)
         .bind(landing.rows.cast_signed())
         .bind(landing.bytes.cast_signed())
@@ -183,7 +194,7 @@ pub async fn append(writer: &mut Connection, id: i64, landing: &Landing<'_>) -> 
 
 async fn adopt(writer: &mut Connection, dataset: i64, landing: &Landing<'_>) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE segments SET dataset_id = ?1, rows = ?2,
+        "UPDATE segments SET dataset_id = ?1, rows = ?2, revision = (SELECT revision FROM datasets WHERE id = ?1),
          position = (SELECT coalesce(max(position), -1) + 1 FROM segments WHERE dataset_id = ?1) WHERE id = ?3",
     )
     .bind(dataset)
@@ -203,7 +214,7 @@ pub async fn delete(writer: &mut Connection, id: i64) -> Result<(), StoreError> 
 /// The chunks of a dataset in order.
 pub async fn chunks(connection: &mut Connection, dataset: i64) -> Result<Vec<ChunkRow>, StoreError> {
     let rows = sqlx::query(
-        "SELECT chunks.id, chunks.segment_id, chunks.rows FROM segments JOIN chunks ON chunks.segment_id = segments.id
+        "SELECT chunks.id, chunks.segment_id, chunks.rows, segments.revision FROM segments JOIN chunks ON chunks.segment_id = segments.id
          WHERE segments.dataset_id = ? ORDER BY segments.position, chunks.position",
     )
     .bind(dataset)
@@ -213,15 +224,70 @@ pub async fn chunks(connection: &mut Connection, dataset: i64) -> Result<Vec<Chu
     rows.iter()
         .map(|row| {
             let rows = row.try_get::<i64, _>(2)?.unsigned_abs();
-            let chunk = ChunkRow { id: row.try_get(0)?, segment: row.try_get(1)?, rows, first_row };
+            let chunk = ChunkRow { id: row.try_get(0)?, segment: row.try_get(1)?, revision: row.try_get(3)?, rows, first_row };
             first_row += rows;
             Ok(chunk)
         })
         .collect()
 }
 
-/// The payloads of some columns of a chunk, in the order asked for.
-pub async fn payloads(connection: &mut Connection, chunk: i64, columns: &[usize]) -> Result<Vec<Vec<u8>>, StoreError> {
+/// Puts other rows in the place of a chunk's: those that are left when some are erased. The chunk gets another identity, so that who reads it
+/// column by column meanwhile gets all of the old one or nothing.
+pub async fn replace_chunk(writer: &mut Connection, chunk: i64, rows: u64, payloads: Vec<Vec<u8>>) -> Result<(), StoreError> {
+    let found = sqlx::query("SELECT segment_id, position, first_row, rows FROM chunks WHERE id = ?").bind(chunk).fetch_one(&mut *writer);
+    let found = found.await?;
+    let (segment, position, first_row, before): (i64, u32, i64, i64) =
+        (found.try_get(0)?, found.try_get(1)?, found.try_get(2)?, found.try_get(3)?);
+    sqlx::query("DELETE FROM column_chunks WHERE chunk_id = ?").bind(chunk).execute(&mut *writer).await?;
+    sqlx::query("DELETE FROM chunks WHERE id = ?").bind(chunk).execute(&mut *writer).await?;
+    let fewer = before - rows.cast_signed();
+    sqlx::query("UPDATE segments SET rows = rows - ? WHERE id = ?").bind(fewer).bind(segment).execute(&mut *writer).await?;
+    sqlx::query("UPDATE chunks SET first_row = first_row - ? WHERE segment_id = ? AND position > ?")
+        .bind(fewer)
+        .bind(segment)
+        .bind(position)
+        .execute(&mut *writer)
+        .await?;
+    if rows > 0 {
+        add_chunk(writer, segment, position, first_row.unsigned_abs(), rows, payloads).await?;
+    }
+    Ok(())
+}
+
+/// Notes that rows of a dataset were erased, and what it is like now.
+pub async fn erase(writer: &mut Connection, id: i64, erased: u64, bytes: u64, summary: &str) -> Result<(), StoreError> {
+    let moment = now();
+    sqlx::query("UPDATE datasets SET revision = revision + 1, rows = rows - ?, bytes = ?, summary = ?, updated_at = ? WHERE id = ?")
+        .bind(erased.cast_signed())
+        .bind(bytes.cast_signed())
+        .bind(summary)
+        .bind(&moment)
+        .bind(id)
+        .execute(&mut *writer)
+        .await?;
+    sqlx::query(
+        "INSERT INTO dataset_erasures (dataset_id, revision, rows, created_at) SELECT id, revision, ?, ? FROM datasets WHERE id = ?",
+    )
+    .bind(erased.cast_signed())
+    .bind(&moment)
+    .bind(id)
+    .execute(writer)
+    .await?;
+    Ok(())
+}
+
+/// Whether rows of a dataset were erased after a revision, also if it was deleted since.
+pub async fn erased_since(connection: &mut Connection, id: i64, revision: i64) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM dataset_erasures WHERE dataset_id = ? AND revision > ?")
+        .bind(id)
+        .bind(revision)
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// The payloads of some columns of a chunk, in the order asked for; nothing if the chunk is gone, because rows of it were erased.
+pub async fn payloads(connection: &mut Connection, chunk: i64, columns: &[usize]) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
     let mut found = Vec::with_capacity(columns.len());
     for &column in columns {
         let payload: Option<(Vec<u8>,)> = sqlx::query_as("SELECT payload FROM column_chunks WHERE chunk_id = ? AND position = ?")
@@ -229,9 +295,15 @@ pub async fn payloads(connection: &mut Connection, chunk: i64, columns: &[usize]
             .bind(i64::try_from(column).unwrap_or(i64::MAX))
             .fetch_optional(&mut *connection)
             .await?;
-        found.push(payload.ok_or(StoreError::Corrupt("a column chunk is missing"))?.0);
+        match payload {
+            Some((payload,)) => found.push(payload),
+            None => {
+                let there = sqlx::query("SELECT 1 FROM chunks WHERE id = ?").bind(chunk).fetch_optional(connection).await?.is_some();
+                return if there { Err(StoreError::Corrupt("a column chunk is missing")) } else { Ok(None) };
+            }
+        }
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 /// Frees a bounded part of the segments that belong to nobody, except those in `pinned` (an upload under way, or a fit still reading).

@@ -88,6 +88,17 @@ pub async fn state(connection: &mut Connection, version: i64) -> Result<Vec<u8>,
     Ok(unseal(&bytes, "the state of a version")?.to_vec())
 }
 
+/// Puts another document, and another state as it was fitted, in the place of a version's.
+pub async fn set_fit(writer: &mut Connection, version: i64, document: &str, state: Option<Vec<u8>>) -> Result<(), StoreError> {
+    sqlx::query("UPDATE versions SET document = ?, state = coalesce(?, state) WHERE id = ?")
+        .bind(document)
+        .bind(state.map(seal))
+        .bind(version)
+        .execute(writer)
+        .await?;
+    Ok(())
+}
+
 /// Whether the version is still there.
 pub async fn version_exists(connection: &mut Connection, version: i64) -> Result<bool, StoreError> {
     Ok(sqlx::query("SELECT 1 FROM versions WHERE id = ?").bind(version).fetch_optional(connection).await?.is_some())

@@ -10,10 +10,21 @@ pub struct Remembered {
     pub version: i64,
     /// One cell a feature.
     pub cells: Vec<f64>,
-    /// In a split: who predicted the row, and what.
+    /// In a split: who predicted the row, and what; nothing once the row was erased.
     pub judged: Option<(String, Vec<f64>)>,
-    /// Once learnt: the label (targets, then weight) and the answer (predictions, then errors).
-    pub learnt: Option<(Vec<f64>, Vec<f64>)>,
+    /// What was learnt of it, once it was.
+    pub learnt: Option<Learnt>,
+}
+
+/// What was learnt of a remembered prediction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learnt {
+    /// The sequence with which it was learnt; not known of those from before that was written down, and none where the version does not learn.
+    pub sequence: Option<u64>,
+    /// Targets, then weight; empty when the row was erased, as the cells are then.
+    pub label: Vec<f64>,
+    /// Predictions, then errors; empty when the row was erased.
+    pub answer: Vec<f64>,
 }
 
 /// Random bytes from SQLite's generator, which the system seeds.
@@ -66,29 +77,52 @@ pub async fn add(
 
 /// The prediction of that id, unless it has expired at `now`.
 pub async fn find(connection: &mut Connection, id: &[u8; 16], now: &str) -> Result<Option<Remembered>, StoreError> {
-    type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<String>, Option<Vec<u8>>);
-    let row: Option<Row> =
-        sqlx::query_as("SELECT version_id, cells, label, answer, members, predictions FROM remembered WHERE id = ? AND expires_at > ?")
-            .bind(id.as_slice())
-            .bind(now)
-            .fetch_optional(connection)
-            .await?;
-    let Some((version, cells, label, answer, members, predictions)) = row else { return Ok(None) };
+    type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<i64>, Option<String>, Option<Vec<u8>>);
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT version_id, cells, label, answer, sequence, members, predictions FROM remembered WHERE id = ? AND expires_at > ?",
+    )
+    .bind(id.as_slice())
+    .bind(now)
+    .fetch_optional(connection)
+    .await?;
+    let Some((version, cells, label, answer, sequence, members, predictions)) = row else { return Ok(None) };
     let what = "a remembered prediction";
     let floats = |bytes: Vec<u8>| floats_from_bytes(&bytes, what);
-    let learnt = label.zip(answer).map(|(label, answer)| Ok::<_, StoreError>((floats(label)?, floats(answer)?))).transpose()?;
+    let learnt = label.zip(answer).map(|(label, answer)| {
+        Ok::<_, StoreError>(Learnt { sequence: sequence.map(i64::unsigned_abs), label: floats(label)?, answer: floats(answer)? })
+    });
+    let learnt = learnt.transpose()?;
     let opened = |bytes: &[u8]| floats_from_bytes(unseal(bytes, what)?, what);
     let judged =
         members.zip(predictions).map(|(members, predictions)| Ok::<_, StoreError>((members, opened(&predictions)?))).transpose()?;
-    Ok(Some(Remembered { version, cells: opened(&cells)?, judged, learnt }))
+    let erased = learnt.as_ref().is_some_and(|learnt| learnt.answer.is_empty());
+    let cells = if erased { Vec::new() } else { opened(&cells)? };
+    Ok(Some(Remembered { version, cells, judged, learnt }))
 }
 
-/// Notes the label that was learnt, and what was answered.
-pub async fn set_label(writer: &mut Connection, id: &[u8; 16], label: &[f64], answer: &[f64]) -> Result<(), StoreError> {
-    sqlx::query("UPDATE remembered SET label = ?, answer = ? WHERE id = ?")
+/// Notes the label, with which sequence it was learnt if it was, and what was answered.
+pub async fn set_label(
+    writer: &mut Connection,
+    id: &[u8; 16],
+    sequence: Option<u64>,
+    label: &[f64],
+    answer: &[f64],
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE remembered SET sequence = ?, label = ?, answer = ? WHERE id = ?")
+        .bind(sequence.map(u64::cast_signed))
         .bind(floats_to_bytes(label))
         .bind(floats_to_bytes(answer))
         .bind(id.as_slice())
+        .execute(writer)
+        .await?;
+    Ok(())
+}
+
+/// Erases cells, label, answer and what the members of a split predicted of the prediction that was learnt with this sequence, if one was.
+pub async fn erase(writer: &mut Connection, version: i64, sequence: u64) -> Result<(), StoreError> {
+    sqlx::query("UPDATE remembered SET cells = x'', label = x'', answer = x'', members = NULL, predictions = NULL WHERE version_id = ? AND sequence = ?")
+        .bind(version)
+        .bind(sequence.cast_signed())
         .execute(writer)
         .await?;
     Ok(())
@@ -125,9 +159,21 @@ mod tests {
             let found = find(&mut writer, id, "2026-01-01").await.unwrap().unwrap();
             assert_eq!((found.version, found.cells.as_slice(), found.learnt, found.judged), (version, cells, None, None));
         }
-        set_label(&mut writer, &ids[1], &[5.0, 1.0], &[4.0, 1.0]).await.unwrap();
+        set_label(&mut writer, &ids[1], Some(7), &[5.0, 1.0], &[4.0, 1.0]).await.unwrap();
         let found = find(&mut writer, &ids[1], "2026-01-01").await.unwrap().unwrap();
-        assert_eq!(found.learnt, Some((vec![5.0, 1.0], vec![4.0, 1.0])));
+        assert_eq!(found.learnt, Some(Learnt { sequence: Some(7), label: vec![5.0, 1.0], answer: vec![4.0, 1.0] }));
+        erase(&mut writer, version, 8).await.unwrap();
+        assert_eq!(find(&mut writer, &ids[1], "2026-01-01").await.unwrap(), Some(found));
+        erase(&mut writer, version, 7).await.unwrap();
+        let learnt = Some(Learnt { sequence: Some(7), label: Vec::new(), answer: Vec::new() });
+        let found = find(&mut writer, &ids[1], "2026-01-01").await.unwrap();
+        assert_eq!(found, Some(Remembered { version, cells: Vec::new(), judged: None, learnt }));
+        add(&mut writer, version, &[[8; 16]], &[4.0], Some(("7:0:1,2", &[0.5, 1.5])), ("2026-01-01", "2026-01-03")).await.unwrap();
+        set_label(&mut writer, &[8; 16], Some(9), &[5.0, 1.0], &[4.0, 1.0]).await.unwrap();
+        assert!(find(&mut writer, &[8; 16], "2026-01-01").await.unwrap().unwrap().judged.is_some());
+        erase(&mut writer, version, 9).await.unwrap();
+        let found = find(&mut writer, &[8; 16], "2026-01-01").await.unwrap().unwrap();
+        assert_eq!((found.cells, found.judged), (Vec::new(), None), "what the members of a split predicted is erased too");
         assert_eq!(find(&mut writer, &ids[0], "2026-01-02").await.unwrap(), None, "expired");
         assert!(forget(&mut writer, "2026-01-02", 2).await.unwrap());
         assert!(!forget(&mut writer, "2026-01-02", 2).await.unwrap());

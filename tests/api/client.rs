@@ -70,6 +70,12 @@ impl Server {
         self.run().await;
     }
 
+    /// The database file, with what is not folded into it yet.
+    pub(crate) fn bytes_of_the_database(&self) -> Vec<u8> {
+        let read = |name: &str| std::fs::read(self.directory.path().join(name)).unwrap_or_default();
+        [read("lsqd.db"), read("lsqd.db-wal")].concat()
+    }
+
     fn request(&self, method: &'static str, path: impl Into<String>) -> Request<'_> {
         Request { server: self, method, path: path.into(), headers: Vec::new(), body: None }
     }
