@@ -5,11 +5,14 @@
 //!   not. A thousand kills: `LSQD_CRASH_ROUNDS=1000 cargo test --test crash random_moments -- --nocapture`.
 //! - [`repeats`]: what is sent again has one effect and one reply. A hundred thousand operations:
 //!   `LSQD_CRASH_OPERATIONS=100000 cargo test --test crash repeated_requests -- --nocapture`.
+//! - [`erasures`]: a row of a dataset that is erased when the server is killed is gone from the table and from what a version knows, or from
+//!   neither.
 //!
 //! A disk that fails and a power that is cut are in `tests/faults`. What is promised and how it is shown: `docs/reliability.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod erasures;
 mod repeats;
 mod rounds;
 mod server;
