@@ -167,7 +167,7 @@ pub(super) struct Coefficient {
 /// The coefficients of a version as they stand, targets in order, the intercept first.
 pub(super) fn coefficients(version: &Version, state: &ModelState) -> Vec<Coefficient> {
     let information = state.information();
-    let degrees = information.degrees_of_freedom();
+    let degrees = information.inference_degrees();
     let quantile = if degrees > 0.0 { student_t_quantile(LEVEL, degrees) } else { f64::NAN };
     let (intercepts, slopes) = (information.intercept(), information.coefficients());
     let (intercept_errors, slope_errors) = information.std_errors();

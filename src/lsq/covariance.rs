@@ -60,10 +60,17 @@ const GROUP_CELLS: usize = 4 << 20;
 /// # Errors
 /// The source's; `lags` or `groups` that do not fit the rows; fewer than two groups.
 pub fn covariance(source: &mut dyn RowSource, fit: &Fit, kind: Covariance<'_>) -> Result<Vec<Mat<f64>>, Error> {
+    Ok(with_degrees(source, fit, kind)?.0)
+}
+
+/// The same, with the degrees of freedom of Student's t where they are not the fit's: as many independent scores as there are groups, less
+/// one (Cameron & Miller, *A practitioner's guide to cluster-robust inference*, Journal of Human Resources 50, 2015, section VI.D).
+fn with_degrees(source: &mut dyn RowSource, fit: &Fit, kind: Covariance<'_>) -> Result<(Vec<Mat<f64>>, Option<f64>), Error> {
     let whitening = Whitening::of(source, fit)?;
     #[allow(clippy::cast_precision_loss)]
     let observations = fit.observations as f64;
     let made_good = observations / fit.degrees_of_freedom;
+    let mut degrees = None;
     let (middles, factor) = match kind {
         Covariance::Classical => {
             let variances = fit.statistics.iter().map(|figures| figures.residual_std.powi(2));
@@ -81,17 +88,16 @@ pub fn covariance(source: &mut dyn RowSource, fit: &Fit, kind: Covariance<'_>) -
         Covariance::Hac { lags } => (in_time(source, &whitening, lags, fit.observations)?, 1.0),
         Covariance::Cluster { groups } => {
             let (middles, count) = in_groups(source, &whitening, groups)?;
+            degrees = Some(count - 1.0);
             (middles, count / (count - 1.0) * (observations - 1.0) / observations * made_good)
         }
     };
-    Ok(middles
-        .into_iter()
-        .map(|middle| {
-            let mut whole = whitening.covariance_of(middle.as_ref());
-            whole *= faer::Scale(factor);
-            whole
-        })
-        .collect())
+    let scaled = |middle: Mat<f64>| {
+        let mut whole = whitening.covariance_of(middle.as_ref());
+        whole *= faer::Scale(factor);
+        whole
+    };
+    Ok((middles.into_iter().map(scaled).collect(), degrees))
 }
 
 impl Fit {
@@ -100,8 +106,8 @@ impl Fit {
     /// # Errors
     /// As [`covariance`].
     pub fn assume(&mut self, source: &mut dyn RowSource, kind: Covariance<'_>) -> Result<(), Error> {
-        let covariances = covariance(source, self, kind)?;
-        self.information.set_raw_covariance(&covariances)
+        let (covariances, degrees) = with_degrees(source, self, kind)?;
+        self.information.set_raw_covariance(&covariances, degrees)
     }
 }
 

@@ -155,7 +155,7 @@ impl RobustFit {
         let mut fit = self.fit;
         fit.information.set_residual_variance(&[self.scale * self.scale]);
         if self.covariance.norm_max().is_finite() {
-            fit.information.set_raw_covariance(&[self.covariance])?;
+            fit.information.set_raw_covariance(&[self.covariance], None)?;
         }
         for figures in &mut fit.statistics {
             *figures = super::ordinary::Statistics {

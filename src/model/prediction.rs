@@ -61,7 +61,7 @@ pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], questi
     let information = state.information();
     let (inputs, responses) = (design.features().len(), information.responses());
     let mut answer = Answer { predictions: vec![0.0; rows * responses], ..Answer::default() };
-    let degrees = information.degrees_of_freedom();
+    let degrees = information.inference_degrees();
     let variance = if question.interval.is_some() { information.residual_variance() } else { Vec::new() };
     let quantile =
         question.interval.map_or(f64::NAN, |(_, level)| if degrees > 0.0 { student_t_quantile(level, degrees) } else { f64::NAN });

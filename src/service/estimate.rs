@@ -467,7 +467,7 @@ fn principal_components(
     let covariances: Vec<Mat<f64>> =
         fit.information.residual_variance().iter().map(|variance| &unscaled * faer::Scale(*variance)).collect();
     if covariances.iter().all(|covariance| covariance.norm_max().is_finite()) {
-        fit.information.set_raw_covariance(&covariances)?;
+        fit.information.set_raw_covariance(&covariances, None)?;
     }
     let mut warnings = vec![format!(
         "the {count} components explain {:.4} of the predictors' variance; standard errors and intervals take the components as known",
@@ -581,7 +581,7 @@ fn constrained(source: &mut dyn RowSource, specification: &Specification, names:
     let covariances: Vec<Mat<f64>> =
         fit.information.residual_variance().iter().map(|variance| &found.unscaled_covariance * faer::Scale(*variance)).collect();
     if covariances.iter().all(|covariance| covariance.norm_max().is_finite()) {
-        fit.information.set_raw_covariance(&covariances)?;
+        fit.information.set_raw_covariance(&covariances, None)?;
     }
     Ok(fit)
 }

@@ -118,10 +118,10 @@ impl Answerer {
         error
     }
 
-    /// Degrees of freedom of the residual variance.
+    /// Degrees of freedom of Student's t in its limits.
     #[must_use]
     pub fn degrees_of_freedom(&self) -> f64 {
-        self.state.information().degrees_of_freedom()
+        self.state.information().inference_degrees()
     }
 }
 

@@ -636,6 +636,9 @@ def compare_predictions(table, item, problem, server, version, fit, rows, featur
     names, design = rows.design(features, intercept)
     expected = fit.get_prediction(design)
     spread = np.std(fit.model.endog)
+    # For clustered errors the peer tests coefficients with as many degrees of freedom as there are groups, less one, but leaves the limits of
+    # predictions at n − k. Here it is the former for both; the limits are then those of the peer's standard errors.
+    degrees = getattr(fit, "df_resid_inference", None) or fit.df_resid
     compare = lambda what, found, wanted: table.compare(
         f"{item}: {what}", "statsmodels get_prediction", problem, found, wanted, CLOSED, spread
     )
@@ -645,11 +648,11 @@ def compare_predictions(table, item, problem, server, version, fit, rows, featur
             answer = server.predict(version, asked, interval={"kind": kind, "level": level}, explain=True)
             frame = expected.summary_frame(alpha=1 - level)
             compare("predictions", answer["predictions"], frame["mean"])
-            compare(
-                f"{kind} limits",
-                np.array([answer["lower"], answer["upper"]]),
-                frame[[f"{member}_ci_lower", f"{member}_ci_upper"]].to_numpy().T,
-            )
+            limits = frame[[f"{member}_ci_lower", f"{member}_ci_upper"]].to_numpy().T
+            if degrees != fit.df_resid:
+                half = stats.t.ppf((1 + level) / 2, degrees) * getattr(expected, f"se_{member}")
+                limits = np.array([frame["mean"] - half, frame["mean"] + half])
+            compare(f"{kind} limits", np.array([answer["lower"], answer["upper"]]), limits)
             sums = [sum(parts.values()) for parts in answer["contributions"]]
             table.compare(f"{item}: contributions add up", "themselves", problem, sums, answer["predictions"], EXACT, spread)
     return answer
@@ -692,8 +695,7 @@ def covariances(server, table):
     dataset = server.upload(rows)
     kinds = [(kind, kind.upper(), {}) for kind in ("hc0", "hc1", "hc2", "hc3")]
     kinds += [({"kind": "hac", "lags": lags}, "HAC", {"maxlags": lags}) for lags in (0, 1, 6)]
-    # Student's t has n − k degrees of freedom whatever is supposed of the errors; for groups the peer would take their number less one.
-    kinds += [({"kind": "cluster", "column": "group"}, "cluster", {"groups": rows["group"], "df_correction": False})]
+    kinds += [({"kind": "cluster", "column": "group"}, "cluster", {"groups": rows["group"]})]
     for asked, kind, given in kinds:
         item = f"covariance {asked if isinstance(asked, str) else asked['kind']}"
         for intercept in (True, False):

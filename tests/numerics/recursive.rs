@@ -161,6 +161,11 @@ fn stored_and_read_it_goes_on_bit_for_bit() {
         for cut in 0..bytes.len() {
             assert!(Information::decode(&bytes[..cut]).is_err());
         }
+        // The layout before this one had a number less after the seven whole ones and six others.
+        let mut older = bytes.clone();
+        older.drain(2 + 8 * 13..2 + 8 * 14);
+        older[0] -= 1;
+        assert_eq!(Information::decode(&older).unwrap().encode(), bytes);
     }
 }
 

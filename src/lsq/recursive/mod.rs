@@ -81,6 +81,8 @@ pub struct Information {
     /// Covariances of the coefficients in the system's coordinates, one a response, where they are not s²(X̃ᵀX̃)⁻¹; given up at the first
     /// update, which knows nothing of them.
     covariance: Vec<Mat<f64>>,
+    /// Degrees of freedom of tests and limits under those covariances, where they are not the fit's; 0 where they are.
+    covariance_degrees: f64,
     /// √ of the diagonals of those covariances in raw coordinates, m each, the intercept first: not to be had again from rounded ones.
     covariance_errors: Vec<f64>,
     current: OnceLock<Current>,
@@ -96,7 +98,9 @@ const REMOVAL: f64 = 8.0;
 const FREE: f64 = 1e-8;
 /// Leverage past which a row shows a direction of which nothing was known.
 const NEW_DIRECTION: f64 = 1e8;
-const LAYOUT: u8 = 3;
+const LAYOUT: u8 = 4;
+/// The layout before, which knew of no degrees of freedom of covariances.
+const WITHOUT_DEGREES: u8 = 3;
 
 impl Information {
     pub(super) fn new(
@@ -126,6 +130,7 @@ impl Information {
             updates: 0,
             removal_cost: 0.0,
             covariance: Vec::new(),
+            covariance_degrees: 0.0,
             covariance_errors: Vec::new(),
             current: OnceLock::new(),
             origin,
@@ -176,11 +181,12 @@ impl Information {
             && self.origin.intercept_root.is_finite()
     }
 
-    /// Puts another covariance of the raw coefficients (m×m, the intercept first; one a response) in the place of s²(XᵀX)⁻¹.
+    /// Puts another covariance of the raw coefficients (m×m, the intercept first; one a response) in the place of s²(XᵀX)⁻¹, and other degrees
+    /// of freedom for Student's t, if the covariance has its own.
     ///
     /// # Errors
     /// It is not finite.
-    pub fn set_raw_covariance(&mut self, covariance: &[Mat<f64>]) -> Result<(), Error> {
+    pub fn set_raw_covariance(&mut self, covariance: &[Mat<f64>], degrees: Option<f64>) -> Result<(), Error> {
         let ones = usize::from(self.origin.intercept);
         let width = self.width();
         // B maps raw coefficients to the system's: α̃ = α + Σcβ, β̃ = β/s. Then V becomes B·V·Bᵀ.
@@ -195,6 +201,7 @@ impl Information {
         let errors = covariance.iter().flat_map(|covariance| (0..width).map(|place| covariance[(place, place)].max(0.0).sqrt())).collect();
         let before = (std::mem::replace(&mut self.covariance, changed), std::mem::replace(&mut self.covariance_errors, errors));
         if self.is_finite() {
+            self.covariance_degrees = degrees.unwrap_or(0.0);
             return Ok(());
         }
         (self.covariance, self.covariance_errors) = before;
@@ -277,6 +284,12 @@ impl Information {
     pub fn degrees_of_freedom(&self) -> f64 {
         #[allow(clippy::cast_precision_loss)]
         (self.effective - self.effective_parameters()).max(0.0)
+    }
+
+    /// Degrees of freedom of Student's t in tests and limits of coefficients and means: those of the fit, unless the covariance has its own.
+    #[must_use]
+    pub fn inference_degrees(&self) -> f64 {
+        if self.covariance_degrees > 0.0 && !self.covariance.is_empty() { self.covariance_degrees } else { self.degrees_of_freedom() }
     }
 
     /// Trace of the hat matrix: the rank without a penalty. With one, the first call after an update is O(m³).
@@ -630,7 +643,15 @@ impl Information {
             bytes.extend_from_slice(&whole.to_le_bytes());
         }
         let slopes: Vec<f64> = origin.slopes.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
-        let single = [self.effective, self.spent, self.maximum_leverage, origin.intercept_root, self.removal_cost, self.penalty];
+        let single = [
+            self.effective,
+            self.spent,
+            self.maximum_leverage,
+            origin.intercept_root,
+            self.removal_cost,
+            self.penalty,
+            self.covariance_degrees,
+        ];
         let (triangle, moments) = self.factor.packed();
         let slopes_low: Vec<f64> = origin.slopes_low.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
         let lists: [&[f64]; 13] = [
@@ -664,7 +685,7 @@ impl Information {
     /// They are not the encoding of one.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let (&[layout, intercept], mut rest) = bytes.split_first_chunk::<2>().ok_or(Error::Encoding)?;
-        if layout != LAYOUT || intercept > 1 {
+        if ![WITHOUT_DEGREES, LAYOUT].contains(&layout) || intercept > 1 {
             return Err(Error::Encoding);
         }
         let intercept = intercept == 1;
@@ -693,7 +714,7 @@ impl Information {
             return Err(Error::Encoding);
         }
         let lengths = [
-            6,
+            if layout == LAYOUT { 7 } else { 6 },
             predictors,
             predictors,
             responses,
@@ -768,6 +789,7 @@ impl Information {
             updates,
             removal_cost: single[4],
             covariance,
+            covariance_degrees: single.get(6).copied().unwrap_or(0.0),
             covariance_errors,
             current: OnceLock::new(),
         };
