@@ -44,9 +44,9 @@ impl Asking {
         Self { pieces: Some(pieces), response, received: Vec::new() }
     }
 
-    async fn send(&self, text: impl Into<String>) {
+    async fn send(&self, piece: impl Into<Bytes>) {
         // A server that has ended the stream takes no more.
-        let _ = self.pieces.as_ref().unwrap().send(Ok(Bytes::from(text.into()))).await;
+        let _ = self.pieces.as_ref().unwrap().send(Ok(piece.into())).await;
     }
 
     /// The next line of the answer; `None` at its end, an error where it is cut off.
@@ -228,6 +228,47 @@ async fn arrow_is_answered_batch_by_batch() {
     let mut bad = numbers.clone();
     bad[7] = f64::INFINITY;
     assert_eq!(ask(table(&bad)).refused(422, "invalid_rows").await.pointers(), ["/rows/7/x"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_row_late_in_an_arrow_stream_breaks_the_answers_off() {
+    let server = line().await;
+    let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Float64, true)]));
+    let mut writer = StreamWriter::try_new(Vec::new(), &schema).unwrap();
+    let batch = |values: Vec<f64>| RecordBatch::try_new(schema.clone(), vec![Arc::new(Float64Array::from(values)) as ArrayRef]).unwrap();
+    (0..12).for_each(|part| writer.write(&batch((0..25_000).map(|row| f64::from(part * 25_000 + row)).collect())).unwrap());
+    let good = std::mem::take(writer.get_mut());
+    writer.write(&batch(vec![1.0, f64::NAN])).unwrap();
+    let bad = writer.into_inner().unwrap();
+    let mut asking = Asking::begin(&server, "?fields=predictions", "application/vnd.apache.arrow.stream").await;
+    asking.send(good).await;
+    // It is answered before the bad row has even been sent.
+    while asking.received.len() < 100_000 {
+        let piece = tokio::time::timeout(Duration::from_secs(30), asking.response.chunk()).await.expect("answers in time");
+        asking.received.extend_from_slice(&piece.unwrap().unwrap());
+    }
+    asking.send(bad).await;
+    asking.pieces = None;
+    let cut = loop {
+        match tokio::time::timeout(Duration::from_secs(30), asking.response.chunk()).await.expect("an end in time") {
+            Ok(Some(piece)) => asking.received.extend_from_slice(&piece),
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(cut, "a part of the answers ends as all of them do");
+    // What came before is whole, and right.
+    let exact = server.predict("line", json!({"rows": [{"x": 0}, {"x": 1000}]})).await;
+    let [start, later] = [0, 1].map(|row| exact["predictions"][row].as_f64().unwrap());
+    let mut row = 0;
+    for batch in StreamReader::try_new(asking.received.as_slice(), None).unwrap().map_while(Result::ok) {
+        for &prediction in batch.column(0).as_primitive::<Float64Type>().values() {
+            let expected = start + (later - start) / 1000.0 * f64::from(row);
+            assert!((prediction - expected).abs() <= 1e-12 * expected.abs().max(1.0), "row {row}: {prediction}, not {expected}");
+            row += 1;
+        }
+    }
+    assert!((1..=300_000).contains(&row), "{row} rows were answered");
 }
 
 /// Writes `piece` over and over until the other side takes no more for a second, or until `most` bytes are written.

@@ -214,6 +214,31 @@ async fn a_fit_that_runs_when_the_server_is_killed_is_interrupted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn predictions_of_a_dataset_that_a_kill_cuts_off_leave_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("lsqd.db");
+    let server = Server::start(&database).await;
+    server.fit("m").await;
+    server.ask("PUT", "/v1/datasets/long", Some("x,z\n".to_owned() + &"1.25,2.5\n".repeat(500_000))).await;
+    let asked = json!({"dataset": "long", "into": "answers", "interval": {}, "explain": true}).to_string();
+    let request = server.client.post(format!("{}/v1/models/m/predictions", server.url)).header("prefer", "respond-async");
+    let response = request.header("idempotency-key", "p").body(asked.clone()).send().await.unwrap();
+    assert_eq!(response.status(), 202);
+    let job: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    server.kill();
+    let server = Server::start(&database).await;
+    let job = server.ask("GET", &path, None).await;
+    assert_eq!((&job["state"], &job["problem"]["code"]), (&json!("interrupted"), &json!("interrupted")), "{job}");
+    assert_eq!(server.send("GET", "/v1/datasets/answers", None).await.unwrap().0, 404);
+    // Asked again, it is done.
+    let done = server.ask("POST", "/v1/models/m/predictions", Some(asked)).await;
+    assert_eq!((&done["name"], &done["rows"]), (&json!("answers"), &json!(500_000)));
+    assert_eq!(server.ask("GET", "/v1/datasets/answers", None).await["rows"], 500_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_under_load_ends_it_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("lsqd.db");
