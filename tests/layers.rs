@@ -110,3 +110,38 @@ fn the_walls_bite_on_planted_lines_and_on_nothing_else() {
         assert_eq!(!breaches("planted", line, forbidden).is_empty(), bites, "{layer}: {line}");
     }
 }
+
+/// The crates of this package's dependency tree over some edges, with their features, as `cargo tree` lists them.
+fn tree(edges: &str) -> Vec<(String, Vec<String>)> {
+    let arguments = ["tree", "--locked", "--offline", "--edges", edges, "--prefix", "none", "--format", "{p}|{f}"];
+    let output = std::process::Command::new(env!("CARGO")).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let crates = String::from_utf8(output.stdout).unwrap();
+    let line = |line: &str| {
+        let (name, features) = line.split_once('|')?;
+        let features = features.trim_end_matches(" (*)").split(',').map(str::to_owned).collect();
+        Some((name.split(' ').next()?.to_owned(), features))
+    };
+    crates.lines().filter_map(line).collect()
+}
+
+/// Crates that call out over HTTP, and those that do when asked to by a feature.
+fn clients(crates: &[(String, Vec<String>)]) -> Vec<&str> {
+    let calls_out = |(name, features): &&(String, Vec<String>)| match name.as_str() {
+        "attohttpc" | "awc" | "curl" | "hickory-resolver" | "hyper-rustls" | "hyper-tls" | "isahc" | "minreq" | "reqwest" | "surf"
+        | "ureq" => true,
+        "hyper" | "hyper-util" => features.iter().any(|feature| feature.starts_with("client")),
+        "tonic" => features.iter().any(|feature| matches!(feature.as_str(), "channel" | "transport")),
+        _ => false,
+    };
+    crates.iter().filter(calls_out).map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn no_http_client_is_built_in() {
+    let built_in = tree("normal");
+    assert!(built_in.iter().any(|(name, features)| name == "hyper" && features.iter().any(|feature| feature == "server")));
+    assert_eq!(clients(&built_in), Vec::<&str>::new());
+    // The client of the tests is one, so a tree with it is told from a tree without.
+    assert!(clients(&tree("normal,dev")).contains(&"reqwest"));
+}

@@ -74,5 +74,6 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
         .increment(1);
     metrics::histogram!(telemetry::REQUEST_SECONDS, "route" => route).record(seconds);
     response.headers_mut().insert("x-request-id", id);
+    super::headers::add(response.headers_mut());
     response
 }

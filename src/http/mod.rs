@@ -9,6 +9,7 @@ mod diagnostics;
 mod error;
 mod extract;
 mod fits;
+mod headers;
 mod inference;
 mod inputs;
 mod jobs;

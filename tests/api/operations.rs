@@ -94,3 +94,37 @@ async fn a_request_has_the_id_it_brought_or_one_of_its_own() {
         assert_ne!(reply.header("x-request-id"), Some(unfit));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_reply_tells_browsers_what_it_is_not() {
+    let server = Server::start().await;
+    server.table("t", "x,y\n1,1\n2,2.5\n3,3\n").await;
+    server.fit("m", json!({"dataset": "t", "target": "y"})).await;
+    let stranger = ("origin", "https://elsewhere.example");
+    for (request, status) in [
+        (server.get("/livez"), 200),
+        (server.get("/"), 200),
+        (server.get("/openapi.yaml"), 200),
+        (server.get("/v1/models"), 200),
+        (server.post("/v1/models/m/predict").json(&json!({"rows": [{"x": 4}]})), 200),
+        (server.post("/v1/models/m/predict").typed("text/csv", "x\n4\n"), 200),
+        (server.post("/v1/models/m/predict").json(&json!({"rows": [{"z": 4}]})), 422),
+        (server.get("/v1/models/none"), 404),
+        (server.get("/nothing"), 404),
+        (server.post("/livez"), 405),
+        (server.delete("/v1/models/m"), 204),
+    ] {
+        let reply = request.header(stranger.0, stranger.1).expect(status).await;
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+        ] {
+            assert_eq!(reply.header(name), Some(value), "{status}: {}", reply.text());
+        }
+        // No page of another origin may read what is here, and nobody is told which version answers.
+        for name in ["access-control-allow-origin", "access-control-allow-credentials", "server"] {
+            assert_eq!(reply.header(name), None, "{status}: {}", reply.text());
+        }
+    }
+}
