@@ -112,6 +112,7 @@ async fn application(folder: &tempfile::TempDir, watch_inputs: bool) -> Outcome<
         body_limit: 64 << 20,
         upload_limit: 0,
         packed: PackedLimits { bytes: 0, ratio: 0 },
+        default_model: None,
         metrics: String::new,
     });
     let mut random = StdRng::seed_from_u64(SEED);

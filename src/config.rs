@@ -30,6 +30,10 @@ pub enum LogFormat {
 pub struct Config {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it speaks gRPC, if it does.
+    pub grpc_listen: Option<SocketAddr>,
+    /// The model behind addresses that name none.
+    pub default_model: Option<String>,
     /// The database's file.
     pub database: PathBuf,
     /// How log lines are written.
@@ -164,6 +168,8 @@ macro_rules! settings {
 
 settings! {
     listen          "LSQD_LISTEN"          "ADDRESS"  "127.0.0.1:8080" "Address and port to listen on";
+    grpc_listen     "LSQD_GRPC_LISTEN"     "ADDRESS"  "off"            "Address and port for gRPC (Open Inference Protocol); off is none";
+    default_model   "LSQD_DEFAULT_MODEL"   "NAME"     ""               "Model behind /invocations, which names none; empty is the only one there is";
     database        "LSQD_DATABASE"        "FILE"     "./lsqd.db"      "SQLite file that holds everything; made when absent";
     log_format      "LSQD_LOG_FORMAT"      "FORMAT"   "text"           "Log lines as text or json, on stderr";
     log_level       "LSQD_LOG_LEVEL"       "FILTER"   "info"           "What is logged: error, warn, info, debug, trace, or a list such as info,lsqd::http=warn";
@@ -363,6 +369,8 @@ impl Config {
     fn check(texts: &Texts) -> Result<Self, Refusal> {
         let mut faults = Vec::new();
         let listen = texts.listen.check(&mut faults, address);
+        let grpc_listen = texts.grpc_listen.check(&mut faults, |text| if text == "off" { Ok(None) } else { address(text).map(Some) });
+        let default_model = texts.default_model.check(&mut faults, default_model);
         let database = texts.database.check(&mut faults, database);
         let log_format = texts.log_format.check(&mut faults, log_format);
         let log_level = texts.log_level.check(&mut faults, log_level);
@@ -392,20 +400,23 @@ impl Config {
         let body_timeout = texts.body_timeout.check(&mut faults, positive_duration);
         let idle_timeout = texts.idle_timeout.check(&mut faults, positive_duration);
         let drain_timeout = texts.drain_timeout.check(&mut faults, duration);
-        if let (Some(listen), Some(false)) = (listen, insecure)
-            && !listen.ip().to_canonical().is_loopback()
-        {
-            faults.push(format!(
-                "{} says {listen}, which other machines can reach, and this server asks nobody who they are: whoever reaches it can read, \
-                 change and delete everything. Listen on 127.0.0.1:{port} and put a proxy that authenticates in front of it, or, if the \
-                 network itself keeps strangers out, say so with --insecure (LSQD_INSECURE=true)",
-                texts.listen.place(),
-                port = listen.port(),
-            ));
+        let addresses = [(&texts.listen, listen), (&texts.grpc_listen, grpc_listen.flatten())];
+        for (text, address) in addresses.into_iter().filter_map(|(text, address)| Some((text, address?))) {
+            if insecure == Some(false) && !address.ip().to_canonical().is_loopback() {
+                faults.push(format!(
+                    "{} says {address}, which other machines can reach, and this server asks nobody who they are: whoever reaches it can read, \
+                     change and delete everything. Listen on 127.0.0.1:{port} and put a proxy that authenticates in front of it, or, if the \
+                     network itself keeps strangers out, say so with --insecure (LSQD_INSECURE=true)",
+                    text.place(),
+                    port = address.port(),
+                ));
+            }
         }
         let config = (|| {
             Some(Self {
                 listen: listen?,
+                grpc_listen: grpc_listen?,
+                default_model: default_model?,
                 database: database?,
                 log_format: log_format?,
                 log_level: log_level?,
@@ -475,6 +486,13 @@ fn database(text: &str) -> Result<PathBuf, String> {
         return Err(format!("is in a folder that does not exist: {}. Make the folder first", folder.display()));
     }
     Ok(path)
+}
+
+fn default_model(text: &str) -> Result<Option<String>, String> {
+    if text.chars().any(|character| character.is_control() || character == '/') {
+        return Err("is no name of a model".to_owned());
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {
@@ -658,6 +676,10 @@ mod tests {
         for listen in ["127.0.0.1:8080", "127.8.8.8:0", "[::1]:8080", "[::ffff:127.0.0.1]:8080", "localhost:8080"] {
             assert!(config(&["--listen", listen], &[]).is_ok(), "{listen}");
         }
+        let message = refusal(&["--grpc-listen", "0.0.0.0:8081"], &[]);
+        assert!(message.contains("--grpc-listen says 0.0.0.0:8081") && message.contains("--insecure"), "{message}");
+        assert_eq!(config(&["--grpc-listen", "127.0.0.1:8081"], &[]).unwrap().grpc_listen, "127.0.0.1:8081".parse().ok());
+        assert_eq!(config(&["--grpc-listen", "off"], &[]).unwrap().grpc_listen, None);
         assert!(config(&["--listen", "0.0.0.0:1", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
         assert!(!config(&["--insecure=false", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
     }

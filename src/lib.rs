@@ -42,14 +42,17 @@ pub mod service;
 pub mod store;
 pub mod telemetry;
 
-use tokio::net::TcpListener;
-
-/// Opens the database of `config` and answers on `listener` until `shutdown` resolves; then lets open requests end and closes everything.
+/// Opens the database of `config` and answers on `listeners` until `shutdown` resolves; then lets open requests end and closes everything.
 ///
-/// `listener` is the caller's, so that a test can bind port 0 and know the port; [`config::Config::listen`] is not looked at.
+/// `listeners` are the caller's, so that a test can bind port 0 and know the port: one for HTTP, or a second for gRPC beside it.
+/// [`config::Config::listen`] and [`config::Config::grpc_listen`] are not looked at.
 ///
 /// # Errors
 /// The database cannot be opened, its models cannot be loaded, or it can no longer be written.
-pub async fn run(config: config::Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), server::Failure> {
-    server::Server::open(config, listener).await?.run(shutdown).await
+pub async fn run(
+    config: config::Config,
+    listeners: impl Into<server::Listeners>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), server::Failure> {
+    server::Server::open(config, listeners).await?.run(shutdown).await
 }

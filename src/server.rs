@@ -3,7 +3,9 @@
 //! `axum::serve` sets no timers, so a client that sends a byte an hour would hold a connection for good. Here each connection is held to
 //! four limits: the first byte of a request comes within `idle_timeout`, its header ends within `header_timeout` of that, its body never
 //! pauses for more than `body_timeout` (the handler sees [`BodyTimeout`] and answers 408), and the client takes the response without such
-//! a pause either. What a request means is not known here: that is `http`.
+//! a pause either. What a request means is not known here: that is `http`. Connections that speak gRPC have limits of their own: [`grpc`].
+
+mod grpc;
 
 use std::future::Future;
 use std::io::{self, Read as _, Write as _};
@@ -29,7 +31,7 @@ use tokio::time::Sleep;
 use tower::ServiceExt as _;
 
 use crate::config::{Config, reachable};
-use crate::http::{App, PackedLimits, router};
+use crate::http::{self, App, PackedLimits, router};
 use crate::service::{Closing, Service, ServiceError, Settings};
 use crate::telemetry;
 
@@ -67,11 +69,26 @@ pub enum Failure {
     Internal(&'static str),
 }
 
-/// A server whose database is open, and whose listener is bound.
+/// The sockets that a server accepts connections on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For HTTP.
+    pub http: TcpListener,
+    /// For gRPC, if it is spoken.
+    pub grpc: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(http: TcpListener) -> Self {
+        Self { http, grpc: None }
+    }
+}
+
+/// A server whose database is open, and whose listeners are bound.
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    listener: TcpListener,
+    listeners: Listeners,
     service: Arc<Service>,
     closing: Closing,
 }
@@ -81,7 +98,7 @@ impl Server {
     ///
     /// # Errors
     /// The database cannot be opened.
-    pub async fn open(config: Config, listener: TcpListener) -> Result<Self, Failure> {
+    pub async fn open(config: Config, listeners: impl Into<Listeners>) -> Result<Self, Failure> {
         telemetry::install();
         let settings = Settings {
             compute_threads: config.compute_threads,
@@ -91,7 +108,7 @@ impl Server {
             watch_inputs: config.watch_inputs,
         };
         let (service, closing) = Service::open(&config.database, settings).await.map_err(Failure::Open)?;
-        Ok(Self { config, listener, service, closing })
+        Ok(Self { config, listeners: listeners.into(), service, closing })
     }
 
     /// Answers until `shutdown` resolves, then lets open requests end and closes the database.
@@ -101,14 +118,16 @@ impl Server {
     /// # Errors
     /// The models could not be loaded, or the database could no longer be written.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { config, listener, service, closing } = self;
+        let Self { config, listeners: Listeners { http: listener, grpc }, service, closing } = self;
         let app = App {
             service: service.clone(),
             body_limit: config.body_limit,
             upload_limit: config.upload_limit,
             packed: PackedLimits { bytes: config.packed_limit, ratio: config.unpack_ratio },
+            default_model: config.default_model.as_deref().map(Arc::from),
             metrics: telemetry::render,
         };
+        let calling = grpc.map(|listener| grpc::Calling::start(&config, listener, http::grpc(app.clone())));
         let mut connections = Connections::new(&config, router(app));
         let mut background = JoinSet::new();
         background.spawn(telemetry::upkeep());
@@ -142,7 +161,12 @@ impl Server {
         drop(listener);
         service.stop();
         replay.abort();
-        connections.drain(config.drain_timeout).await;
+        let calls = async {
+            if let Some(calling) = calling {
+                calling.drain(config.drain_timeout).await;
+            }
+        };
+        tokio::join!(connections.drain(config.drain_timeout), calls);
         background.shutdown().await;
         // What cannot be written by then is the count of some seconds.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, service.write_counts()).await;
@@ -567,11 +591,12 @@ pub fn signalled() -> io::Result<impl Future<Output = ()> + Send> {
 
 /// What the server says on stdout when it listens: where, and three commands that work as they are from the root of the repository.
 #[must_use]
-pub fn banner(listen: SocketAddr) -> String {
+pub fn banner(listen: SocketAddr, grpc: Option<SocketAddr>) -> String {
+    let grpc = grpc.map_or_else(String::new, |grpc| format!("gRPC (Open Inference Protocol) on {}\n", reachable(grpc)));
     let url = format!("http://{}", reachable(listen));
     format!(
         r#"lsqd {version} listens on {url}
-
+{grpc}
 Upload, fit, predict:
 
   curl -T examples/longley.csv {url}/v1/datasets/longley
@@ -847,7 +872,8 @@ mod tests {
 
     #[test]
     fn the_banner_can_be_pasted() {
-        let text = banner("0.0.0.0:9090".parse().unwrap());
+        let text = banner("0.0.0.0:9090".parse().unwrap(), "0.0.0.0:9091".parse().ok());
+        assert!(text.lines().nth(1).unwrap().ends_with(" 127.0.0.1:9091"));
         assert_eq!(text.matches("http://127.0.0.1:9090").count(), 4);
         for line in text.lines().filter(|line| line.contains(" -d ")) {
             let body = line.split_once("-d '").unwrap().1.trim_end_matches('\'');

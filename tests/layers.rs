@@ -91,6 +91,16 @@ fn no_layer_names_what_lies_above_it() {
 }
 
 #[test]
+fn only_inference_knows_of_grpc_frames() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    visit(&source, &["tonic"], &mut found);
+    let (inside, outside): (Vec<_>, Vec<_>) = found.into_iter().partition(|place| place.contains("src/http/inference/"));
+    assert!(!inside.is_empty(), "gRPC is spoken elsewhere now: move this wall");
+    assert!(outside.is_empty(), "the wall around gRPC is broken:\n{}", outside.join("\n"));
+}
+
+#[test]
 fn the_walls_bite_on_planted_lines_and_on_nothing_else() {
     for (layer, line, bites) in [
         ("lsq", "use serde::Serialize;", true),

@@ -11,6 +11,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_buffer::Buffer;
+use arrow_ipc::Message;
 use arrow_ipc::reader::{StreamDecoder, StreamReader};
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use super::fault::{Fault, Faults, Lack};
 use super::input::{InputKind, InputSchema};
 use super::rows::{ID, LONGEST, MISSING, NO_ID, ParseError, Refusal, Rows, RowsOptions, escaped, missing, repeatable};
-use super::tensor::{of_boolean, of_number};
+use super::tensor::{MOST_EMPTY_ROWS, of_boolean, of_number};
 
 /// Cells of a batch at the most: a longer one is taken in parts.
 const CELLS: usize = 128 << 10;
@@ -38,16 +39,23 @@ enum Target {
 /// # Errors
 /// The body is no such stream, columns or cells are wrong, or there are too many rows; `rows` is empty then.
 pub fn parse_arrow(body: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Rows) -> Result<(), ParseError> {
-    guarded(rows, |rows| {
-        let reader = StreamReader::try_new(body, None).map_err(|error| broken(&error))?;
-        let targets = targets(&reader.schema(), schema, options)?;
-        let mut faults = Faults::default();
-        for batch in reader {
-            let batch = batch.map_err(|error| broken(&error))?;
-            take(batch.columns(), batch.num_rows(), &targets, 0, schema, options, rows, &mut faults)?;
-        }
-        if faults.is_empty() { Ok(()) } else { Err(ParseError::Faults(faults)) }
-    })
+    guarded(rows, |rows| parse(body, schema, options, rows))
+}
+
+fn parse(body: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Rows) -> Result<(), ParseError> {
+    check(body, |message, length| is_sized(message, length, !schema.is_empty()))?;
+    let reader = StreamReader::try_new(body, None).map_err(|error| broken(&error))?;
+    let columns = reader.schema();
+    let targets = targets(&columns, schema, options)?;
+    check(body, |message, _| is_whole(message, &columns))?;
+    let most = if schema.is_empty() { options.max_rows.min(MOST_EMPTY_ROWS) } else { options.max_rows };
+    let options = RowsOptions { max_rows: most, ..*options };
+    let mut faults = Faults::default();
+    for batch in reader {
+        let batch = batch.map_err(|error| broken(&error))?;
+        take(batch.columns(), batch.num_rows(), &targets, 0, schema, &options, rows, &mut faults)?;
+    }
+    if faults.is_empty() { Ok(()) } else { Err(ParseError::Faults(faults)) }
 }
 
 /// Takes rows from columns that stand in the order of the schema's inputs; `first_row` is the number of the first, from 0, for faults.
@@ -74,7 +82,8 @@ fn guarded(rows: &mut Rows, parse: impl FnOnce(&mut Rows) -> Result<(), ParseErr
     result
 }
 
-/// The reader panics at some streams that lie about their offsets. Nothing of ours is half done then: the rows are cleared.
+/// The reader trusts what a stream says of its own offsets. Where that is not held against the bytes first ([`check`]), or a lie gets past, it
+/// panics: the request is refused all the same, and nothing of ours is half done, because the rows are cleared.
 fn unpanicked<T>(read: impl FnOnce() -> Result<T, ParseError>) -> Result<T, ParseError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| Err(broken(&ArrowError::ParseError(String::new()))))
 }
@@ -213,6 +222,101 @@ fn broken(error: &ArrowError) -> ParseError {
     ParseError::Syntax(Fault { pointer: String::new(), detail: detail.to_owned() })
 }
 
+fn lies() -> ParseError {
+    broken(&ArrowError::ParseError(String::new()))
+}
+
+/// What stands before the length of a message's metadata, in streams since Arrow 0.15.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+
+/// Buffers of a message begin at multiples of so many bytes: the reader takes for granted that they do.
+const ALIGNMENT: i64 = 8;
+
+/// Shows each message of a stream, with the length of its body; one that is refused, or lies about its own length, refuses the stream. A stream
+/// that is merely cut off is left to the reader.
+///
+/// Source: Apache Arrow, *Columnar Format*, "Encapsulated message format" and "IPC Streaming Format".
+fn check(mut rest: &[u8], takes: impl Fn(&Message<'_>, usize) -> bool) -> Result<(), ParseError> {
+    loop {
+        let Some((mut word, mut tail)) = rest.split_first_chunk::<4>() else { return Ok(()) };
+        if *word == CONTINUATION {
+            let Some(next) = tail.split_first_chunk() else { return Ok(()) };
+            (word, tail) = next;
+        }
+        let length = usize::try_from(i32::from_le_bytes(*word)).map_err(|_| lies())?;
+        if length == 0 {
+            return Ok(());
+        }
+        let (metadata, tail) = tail.split_at_checked(length).ok_or_else(lies)?;
+        // A copy, because metadata are verified with their alignment, and a body may begin anywhere.
+        let metadata = metadata.to_vec();
+        let message = arrow_ipc::root_as_message(&metadata).map_err(|_| lies())?;
+        let body = usize::try_from(message.bodyLength()).map_err(|_| lies())?;
+        rest = tail.get(body..).ok_or_else(lies)?;
+        if !takes(&message, body) {
+            return Err(lies());
+        }
+    }
+}
+
+/// Whether what a message says of its sizes can be: every buffer lies in its body, no length is negative, and a batch has no more rows than its
+/// bytes have bits, so that a small body cannot ask for a large table.
+fn is_sized(message: &Message<'_>, body: usize, rows_have_cells: bool) -> bool {
+    let dictionary = message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
+    let Some(batch) = message.header_as_record_batch().or(dictionary) else { return true };
+    let inside = |offset: i64, length: i64| -> Option<bool> {
+        let end = usize::try_from(offset).ok()?.checked_add(usize::try_from(length).ok()?)?;
+        Some(end <= body && offset % ALIGNMENT == 0)
+    };
+    let Ok(count) = usize::try_from(batch.length()) else { return false };
+    let lengths = batch.nodes().into_iter().flatten().all(|node| (0..=node.length()).contains(&node.null_count()));
+    let buffers = batch.buffers().into_iter().flatten().all(|buffer| inside(buffer.offset(), buffer.length()) == Some(true));
+    lengths && buffers && !(rows_have_cells && count / 8 > body)
+}
+
+/// Whether the buffers that the reader takes for lists of whole numbers are as long as some of these: the offsets of texts, and keys.
+fn is_whole(message: &Message<'_>, schema: &Schema) -> bool {
+    let values = |field: &Arc<Field>| match field.data_type() {
+        DataType::Dictionary(_, values) => Some(values.as_ref().clone()),
+        _ => None,
+    };
+    if let Some(batch) = message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data()) {
+        // Which column's it is does not matter, unless they differ.
+        let mut kinds = schema.fields().iter().filter_map(values);
+        let wide = schema.fields().iter().filter_map(values).all(|kind| kind == DataType::LargeUtf8);
+        let kind = if wide { DataType::LargeUtf8 } else { DataType::Utf8 };
+        return kinds.next().is_none() || whole_buffers(&batch, [kind].iter());
+    }
+    let Some(batch) = message.header_as_record_batch() else { return true };
+    whole_buffers(&batch, schema.fields().iter().map(|field| field.data_type()))
+}
+
+fn whole_buffers<'a>(batch: &arrow_ipc::RecordBatch<'_>, kinds: impl Iterator<Item = &'a DataType>) -> bool {
+    let mut buffers = batch.buffers().into_iter().flatten();
+    let mut parts = batch.variadicBufferCounts().into_iter().flatten();
+    for kind in kinds {
+        // After the one that says what is null: bytes of a number in the next, and how many buffers come after that.
+        let (width, more) = match kind {
+            DataType::Null => continue,
+            DataType::Utf8 => (4, 1),
+            DataType::LargeUtf8 => (8, 1),
+            DataType::Utf8View => (16, parts.next().unwrap_or(0)),
+            DataType::Dictionary(keys, _) => (keys.primitive_width().unwrap_or(1), 0),
+            _ => (1, 0),
+        };
+        if buffers.nth(1).is_some_and(|buffer| buffer.length() % width as i64 != 0) {
+            return false;
+        }
+        for _ in 0..more {
+            if buffers.next().is_none() {
+                // The reader misses it as well.
+                return true;
+            }
+        }
+    }
+    true
+}
+
 /// Takes `count` rows of columns behind those that are there.
 #[allow(clippy::too_many_arguments)] // what is read, how, and where to
 fn take(
@@ -225,7 +329,7 @@ fn take(
     rows: &mut Rows,
     faults: &mut Faults,
 ) -> Result<(), ParseError> {
-    if rows.count + count > options.max_rows {
+    if count > options.max_rows - rows.count {
         return Err(ParseError::TooLarge(format!("a request holds at most {} rows", options.max_rows)));
     }
     let width = schema.len();
@@ -293,6 +397,7 @@ fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions) -> Resu
         };
         match schema.place_of(name) {
             Some(place) if std::mem::replace(&mut seen[place], true) => refuse("stands twice"),
+            _ if !is_read(field.data_type()) => refuse("is of a type that is not read here"),
             Some(place) => targets.push(Target::Input(place)),
             None if options.allow_id && name == ID => targets.push(Target::Id),
             None => refuse("there is no such feature"),
@@ -305,6 +410,16 @@ fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions) -> Resu
         }
     }
     if faults.is_empty() { Ok(targets) } else { Err(ParseError::Faults(faults)) }
+}
+
+/// Whether cells of the type can be read, or are all null. Columns of other types are refused before any of their buffers is looked at.
+fn is_read(kind: &DataType) -> bool {
+    match kind {
+        DataType::Null | DataType::Boolean | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => matches!(values.as_ref(), DataType::Utf8 | DataType::LargeUtf8),
+        // Of floating numbers, decimals are none.
+        other => other.is_integer() || other.is_floating(),
+    }
 }
 
 /// A column of a batch, by what its cells are.
@@ -593,18 +708,43 @@ mod tests {
         assert_eq!(faults(vec![good, ("z".to_owned(), numbers(&[1.0]))], 1), ["/columns/1", "/columns"]);
     }
 
+    /// Streams of the kinds of columns that are read, in several batches.
+    fn streams() -> Vec<Vec<u8>> {
+        use arrow_array::types::Int8Type;
+        use arrow_array::{DictionaryArray, Int64Array, NullArray, StringViewArray};
+        let written = |columns: Vec<(&str, ArrayRef)>| {
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.write(&batch.slice(1, 1)).unwrap();
+            writer.finish().unwrap();
+            writer.into_inner().unwrap()
+        };
+        let regions: DictionaryArray<Int8Type> = vec!["south", "north"].into_iter().collect();
+        vec![
+            written(vec![("region", Arc::new(regions)), ("x", Arc::new(Float64Array::from(vec![Some(1.0), None])))]),
+            written(vec![
+                ("region", Arc::new(StringArray::from(vec!["south", "north"]))),
+                ("x", Arc::new(Int64Array::from(vec![1, 2]))),
+                ("_id", Arc::new(StringViewArray::from(vec![Some("a name longer than twelve bytes"), None]))),
+            ]),
+            written(vec![("region", Arc::new(BooleanArray::from(vec![true, false]))), ("x", Arc::new(NullArray::new(2)))]),
+        ]
+    }
+
     #[test]
     fn every_cut_or_bent_stream_is_refused_or_taken_without_a_panic() {
-        let body = stream(vec![("region".to_owned(), texts(&["south"])), ("x".to_owned(), numbers(&[1.0]))], 1);
         let mut rows = Rows::default();
-        for end in 0..body.len() {
-            // A stream may end without its mark.
-            let _ = parse_arrow(&body[..end], &schema(), &OPTIONS, &mut rows);
-        }
-        for place in 0..body.len() {
-            let mut bent = body.clone();
-            bent[place] ^= 0x55;
-            let _ = parse_arrow(&bent, &schema(), &OPTIONS, &mut rows);
+        for body in streams() {
+            for end in 0..body.len() {
+                // A stream may end without its mark. Not `parse_arrow`, which would catch a panic.
+                let _ = parse(&body[..end], &schema(), &OPTIONS, &mut Rows::default());
+            }
+            for (place, mask) in (0..body.len()).flat_map(|place| [0x01, 0x10, 0x55, 0x80, 0xff].map(|mask| (place, mask))) {
+                let mut bent = body.clone();
+                bent[place] ^= mask;
+                let _ = parse(&bent, &schema(), &OPTIONS, &mut Rows::default());
+            }
         }
         let long = vec![1.0; 101];
         let many = stream(vec![("region".to_owned(), texts(&["south"; 101])), ("x".to_owned(), numbers(&long))], 101);
@@ -672,5 +812,20 @@ mod tests {
         let mut rows = Rows::default();
         let Err(ParseError::Faults(faults)) = parse_columns(&columns, 1000, 5000, &schema, &mut rows) else { panic!("it was taken") };
         assert_eq!(faults.into_vec()[0].pointer, "/rows/5777/x");
+    }
+
+    #[test]
+    fn a_batch_has_no_more_rows_than_its_bytes_could_hold() {
+        let nothing: ArrayRef = Arc::new(arrow_array::NullArray::new(5_000_000));
+        let batch = RecordBatch::try_from_iter([("x", nothing)]).unwrap();
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        writer.write(&batch).unwrap();
+        let body = writer.into_inner().unwrap();
+        assert!(body.len() < 1000);
+        let optional = InputSchema::new(vec![Input { name: "x".to_owned(), kind: InputKind::Number, required: false }]);
+        let options = RowsOptions { allow_id: false, max_rows: 10_000_000 };
+        let mut rows = Rows::default();
+        assert!(matches!(parse_arrow(&body, &optional, &options, &mut rows), Err(ParseError::Syntax(_))));
+        assert_eq!(rows.values.capacity(), 0, "nothing was made ready for them");
     }
 }

@@ -63,6 +63,15 @@ impl Faults {
         self.first.len() >= REPORTED
     }
 
+    /// The same faults, their pointers written anew.
+    #[must_use]
+    pub fn moved(mut self, pointer: impl Fn(&str) -> String) -> Self {
+        for fault in &mut self.first {
+            fault.pointer = pointer(&fault.pointer);
+        }
+        self
+    }
+
     /// The faults that were kept.
     #[must_use]
     pub fn into_vec(self) -> Vec<Fault> {

@@ -80,6 +80,27 @@ pub fn parse_document<'a>(
     intake.end(without_mark(body), result)
 }
 
+/// Takes the rows of `[{…}, …]`, which is known to be an array of JSON.
+///
+/// # Errors
+/// Rows or cells are wrong (`/rows/{row}/{name}`), or there are too many; `rows` is empty then.
+pub fn parse_objects(json: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Rows) -> Result<(), ParseError> {
+    let mut intake = Intake::new(schema, options, rows);
+    let result = objects(&mut intake, &mut Scan::new(json));
+    intake.end(json, result)
+}
+
+/// Takes the rows of `[[…], …]`, which is known to be an array of JSON; each row holds every cell in the order of the schema.
+///
+/// # Errors
+/// Rows or cells are wrong (`/data/{row}/{position}`), or there are too many; `rows` is empty then.
+pub fn parse_arrays(json: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Rows) -> Result<(), ParseError> {
+    let mut intake = Intake::new(schema, options, rows);
+    let targets: Vec<Target> = (0..schema.len()).map(Target::Input).collect();
+    let result = arrays(&mut intake, &mut Scan::new(json), &targets);
+    intake.end(json, result)
+}
+
 /// Takes rows of one JSON object a line; blank lines are skipped. `first_line` is the number of the first line, for faults.
 ///
 /// # Errors

@@ -105,6 +105,11 @@ impl ApiError {
         }
     }
 
+    /// The status, the stable code, and what is told, for protocols that have other statuses.
+    pub(super) fn told(&self) -> (StatusCode, &'static str, &str) {
+        (self.status, self.code, &self.detail)
+    }
+
     /// The whole response, with the request's id.
     pub(super) fn render(&self, request_id: &str) -> Response {
         self.log(request_id);
@@ -209,10 +214,15 @@ impl IntoResponse for ApiError {
 
 /// A panic in one request is a 500 for that one.
 pub(super) fn from_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
+    of_panic(panic).into_response()
+}
+
+/// What is told of a panic: nothing; what is logged: its message.
+pub(super) fn of_panic(panic: Box<dyn Any + Send + 'static>) -> ApiError {
     let cause = panic
         .downcast_ref::<String>()
         .cloned()
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "a panic without a message".to_owned());
-    internal(cause).into_response()
+    internal(cause)
 }

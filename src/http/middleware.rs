@@ -16,7 +16,7 @@ use crate::telemetry;
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// A request's id: the caller's own if it is fit to be repeated, else one that no other request has.
-fn request_id(request: &Request) -> HeaderValue {
+pub(super) fn request_id(request: &Request) -> HeaderValue {
     if let Some(given) = request.headers().get("x-request-id")
         && (1..=128).contains(&given.len())
         && given.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -48,7 +48,7 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
     let encoded = request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
     let mut response = if encoded {
         ApiError::new(Code::UnsupportedMediaType, "a body comes as it is, or packed by gzip, deflate or zstd").into_response()
-    } else if ["/v1/", "/v2/models"].iter().any(|path| request.uri().path().starts_with(path)) && !app.service.is_ready() {
+    } else if ["/v1/", "/v2/models", "/invocations"].iter().any(|path| request.uri().path().starts_with(path)) && !app.service.is_ready() {
         ApiError::new(Code::Unavailable, "the server is starting or stopping; try again in a moment").into_response()
     } else {
         next.run(request).await

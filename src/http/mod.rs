@@ -22,6 +22,7 @@ mod packed;
 mod predict;
 mod predict_stream;
 mod predictions;
+mod serving;
 mod summary;
 mod traffic;
 mod updates;
@@ -49,6 +50,8 @@ pub struct App {
     pub upload_limit: u64,
     /// What packed bodies are held to.
     pub packed: PackedLimits,
+    /// The model behind `/invocations`; without it, the only one there is.
+    pub default_model: Option<Arc<str>>,
     /// Renders the metrics.
     pub metrics: fn() -> String,
 }
@@ -59,9 +62,14 @@ macro_rules! routes {
         pub const ROUTES: &[(&str, &str)] = &[$((stringify!($method), $path)),*];
 
         fn table() -> Router<App> {
-            Router::new()$(.route($path, axum::routing::on(MethodFilter::$method, $handler)))*
+            Router::new()$(.route(segments($path), axum::routing::on(MethodFilter::$method, $handler)))*
         }
     };
+}
+
+/// The address as the router takes it: it knows whole segments only, so the handler cuts off a verb after the last one.
+fn segments(path: &'static str) -> &'static str {
+    path.split_once("}:").map_or(path, |(before, _)| &path[..=before.len()])
 }
 
 routes! {
@@ -93,26 +101,42 @@ routes! {
     POST   "/v1/models/{name}/predict"              => predict::predict,
     GET    "/v1/models/{name}/inputs"               => inputs::show,
     POST   "/v1/models/{name}/predictions"          => predictions::create,
+    POST   "/v1/models/{name}/invocations"          => serving::invocations_of,
+    POST   "/v1/models/{name}:predict"              => serving::predict,
+    POST   "/v1/models/{name}/versions/{version}:predict" => serving::predict_version,
     POST   "/v1/models/{name}/updates"              => updates::learn,
     DELETE "/v1/models/{name}/updates/{sequence}"   => online::erase,
     DELETE "/v1/models/{name}/updates/by-id/{id}"   => online::erase_event,
     GET    "/v1/models/{name}/online"               => online::show,
     GET    "/v1/models/{name}/events"               => online::events,
-    GET    "/v2"                                    => inference::server,
-    GET    "/v2/health/live"                        => inference::live,
-    GET    "/v2/health/ready"                       => inference::ready,
-    GET    "/v2/models/{name}"                      => inference::model,
-    GET    "/v2/models/{name}/ready"                => inference::model_ready,
-    POST   "/v2/models/{name}/infer"                => inference::infer,
-    GET    "/v2/models/{name}/versions/{version}"   => inference::version,
-    GET    "/v2/models/{name}/versions/{version}/ready" => inference::version_ready,
-    POST   "/v2/models/{name}/versions/{version}/infer" => inference::infer_version,
+    GET    "/v2"                                    => inference::json::server,
+    GET    "/v2/health/live"                        => inference::json::live,
+    GET    "/v2/health/ready"                       => inference::json::ready,
+    GET    "/v2/models/{name}"                      => inference::json::model,
+    GET    "/v2/models/{name}/ready"                => inference::json::model_ready,
+    POST   "/v2/models/{name}/infer"                => inference::json::infer,
+    GET    "/v2/models/{name}/versions/{version}"   => inference::json::version,
+    GET    "/v2/models/{name}/versions/{version}/ready" => inference::json::version_ready,
+    POST   "/v2/models/{name}/versions/{version}/infer" => inference::json::infer_version,
     POST   "/v1/models/{name}/labels"               => labels::learn,
+    POST   "/invocations"                           => serving::invocations,
+    GET    "/ping"                                  => operations::ready,
+    GET    "/health"                                => operations::ready,
+    GET    "/version"                               => serving::version,
     GET    "/livez"                                 => operations::live,
     GET    "/readyz"                                => operations::ready,
     GET    "/metrics"                               => operations::metrics,
     GET    "/openapi.yaml"                          => operations::openapi,
     GET    "/"                                      => operations::home,
+}
+
+/// The same service over gRPC: the Open Inference Protocol, and nothing else.
+pub fn grpc(app: App) -> Router {
+    Router::new()
+        .fallback(inference::grpc::call)
+        .with_state(app)
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(inference::grpc::from_panic))
+        .layer(axum::extract::DefaultBodyLimit::disable())
 }
 
 /// The application: the routes, and around them what every request passes through.

@@ -4,6 +4,7 @@
 //! beside that, how long a body may be as it comes, and how many bytes each of those may become, once there are so many that it matters.
 //! A body past a limit ends in an error there and then: the rest is neither read nor unpacked.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use async_compression::tokio::bufread::{GzipDecoder, ZlibDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use futures_util::{Stream, StreamExt as _};
 use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -54,9 +55,9 @@ enum Encoding {
     Zstd,
 }
 
-/// How a body is packed; `None` where it is not, or by what is not known here.
-fn encoding(headers: &HeaderMap) -> Option<Encoding> {
-    let name = headers.get(header::CONTENT_ENCODING)?.to_str().ok()?;
+/// How a body is packed, by the header that says so; `None` where it is not, or by what is not known here.
+fn encoding(headers: &HeaderMap, header: &HeaderName) -> Option<Encoding> {
+    let name = headers.get(header)?.to_str().ok()?;
     Some(match name.to_ascii_lowercase().as_str() {
         "gzip" | "x-gzip" => Encoding::Gzip,
         "deflate" => Encoding::Deflate,
@@ -67,10 +68,21 @@ fn encoding(headers: &HeaderMap) -> Option<Encoding> {
 
 /// Unpacks the body of a request. One of an encoding that is not known stays as it is, and says so still.
 pub(super) async fn unpack(State(app): State<App>, mut request: Request) -> Request {
-    let Some(encoding) = encoding(request.headers()) else { return request };
+    let Some(encoding) = encoding(request.headers(), &header::CONTENT_ENCODING) else { return request };
     request.headers_mut().remove(header::CONTENT_ENCODING);
     request.headers_mut().remove(header::CONTENT_LENGTH);
     request.map(|body| Body::from_stream(unpacked(body.into_data_stream(), encoding, app.packed)))
+}
+
+/// Whether a header says how something is packed, and that is known here.
+pub(super) fn is_known(headers: &HeaderMap, header: &HeaderName) -> bool {
+    encoding(headers, header).is_some()
+}
+
+/// A message that is packed as a header says; `None` where that is by what is not known here.
+pub(super) fn message(app: &App, headers: &HeaderMap, header: &HeaderName, packed: Bytes) -> Option<Body> {
+    let whole = futures_util::stream::iter([Ok::<_, Infallible>(packed)]);
+    Some(Body::from_stream(unpacked(whole, encoding(headers, header)?, app.packed)))
 }
 
 /// The body of a reply that is a stream. Whoever packs it asks once more after its end.
@@ -137,8 +149,6 @@ where
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use std::convert::Infallible;
 
     use async_compression::tokio::bufread::{GzipEncoder, ZlibEncoder, ZstdEncoder};
     use tokio::io::AsyncReadExt as _;

@@ -8,6 +8,29 @@ use super::error::{ApiError, Code};
 use crate::frame::Fault;
 use crate::service::ServiceError;
 
+/// Why JSON is not what it should be: a word that JSON does not have, a value of another kind, or no JSON at all. The caller's values are
+/// not repeated.
+pub(super) fn not_of_its_form(json: &[u8], error: &serde_json::Error, what: &str) -> ServiceError {
+    let (line, column) = (error.line(), error.column());
+    let bare = ["NaN", "Infinity"].into_iter().find(|word| json.windows(word.len()).any(|part| part == word.as_bytes()));
+    let detail = match bare {
+        Some(word) if !error.is_data() => {
+            format!(
+                "line {line}, column {column}: {word} is not JSON; a missing value is null, or travels in binary where there is such a form"
+            )
+        }
+        _ if error.is_data() => {
+            let text = error.to_string();
+            let text = text.split(" at line ").next().unwrap_or_default();
+            // What was found instead is the caller's.
+            let why = text.split_once(", expected ").map_or_else(|| text.to_owned(), |(_, expected)| format!("here belongs {expected}"));
+            format!("the body is not {what}: line {line}, column {column}: {why}")
+        }
+        _ => format!("the body is not JSON: line {line}, column {column}"),
+    };
+    ServiceError::Syntax(Fault { pointer: String::new(), detail })
+}
+
 /// A JSON object being read; what is not asked for is an unknown field in the end.
 pub(super) struct Fields {
     pointer: String,

@@ -13,6 +13,8 @@ use crate::contract::CONTRACT;
 /// A running server on a database of its own.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// Where it speaks gRPC.
+    pub(crate) grpc: SocketAddr,
     client: reqwest::Client,
     directory: tempfile::TempDir,
     adjust: fn(&mut lsqd::config::Config),
@@ -29,7 +31,8 @@ impl Server {
     pub(crate) async fn start_with(adjust: fn(&mut lsqd::config::Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        let mut server = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), client, directory, adjust, running: None };
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { address: nowhere, grpc: nowhere, client, directory, adjust, running: None };
         server.run().await;
         server
     }
@@ -38,9 +41,14 @@ impl Server {
         if let Ok(filter) = std::env::var("LSQD_TEST_LOG") {
             lsqd::telemetry::log(lsqd::config::LogFormat::Text, &filter).unwrap();
         }
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        self.address = listener.local_addr().unwrap();
+        let bind = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            (listener.local_addr().unwrap(), listener)
+        };
+        let (http, grpc);
+        (self.address, http) = bind();
+        (self.grpc, grpc) = bind();
         let mut config = lsqd::config::Config::with_database(&self.directory.path().join("lsqd.db")).unwrap();
         (self.adjust)(&mut config);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -48,8 +56,9 @@ impl Server {
             // A runtime of its own, as a process has; a dropped sender stops the server as a sent word does.
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                lsqd::run(config, listener, async { _ = stopped.await }).await.unwrap();
+                let listener = |listener| tokio::net::TcpListener::from_std(listener).unwrap();
+                let listeners = lsqd::server::Listeners { http: listener(http), grpc: Some(listener(grpc)) };
+                lsqd::run(config, listeners, async { _ = stopped.await }).await.unwrap();
             });
         });
         self.running = Some((stop, thread));

@@ -66,7 +66,7 @@ impl Contract {
             loop {
                 match (left.next(), right.next()) {
                     (None, None) => return true,
-                    (Some(template), Some(given)) if template == given || (template.starts_with('{') && !given.is_empty()) => {}
+                    (Some(template), Some(given)) if template == given || stands_for(template, given) => {}
                     _ => return false,
                 }
             }
@@ -128,6 +128,12 @@ impl Contract {
         let faults = self.faults(&schema["schema"], &value);
         assert!(faults.is_empty(), "{place}: {faults:?}: {shown}");
     }
+}
+
+/// Whether a segment of an address is that of a template: a parameter, perhaps with a verb behind it.
+fn stands_for(template: &str, given: &str) -> bool {
+    let verb = template.strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(_, verb)| verb);
+    verb.and_then(|verb| given.strip_suffix(verb)).is_some_and(|value| !value.is_empty())
 }
 
 /// Values inside a JSON document, with the pointers that lead to them.

@@ -532,6 +532,7 @@ async fn a_failed_sync_turns_readiness_off() {
         body_limit: 1 << 20,
         upload_limit: 0,
         packed: lsqd::http::PackedLimits { bytes: 0, ratio: 0 },
+        default_model: None,
         metrics: String::new,
     };
     let router = lsqd::http::router(app);

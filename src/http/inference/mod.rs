@@ -1,0 +1,178 @@
+//! The Open Inference Protocol, version 2 (KServe, Triton): what its two forms share. Rows and answers are those of `predict`; here is what
+//! tensors a model takes and gives, and what may be asked beside them. How they are written: [`json`] over HTTP, [`grpc`] over gRPC.
+
+pub(super) mod grpc;
+pub(super) mod json;
+mod protobuf;
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+use crate::frame::rows::Rows;
+use crate::frame::tensor::{Tensor, parse_tensors};
+use crate::frame::{Fault, InputKind};
+use crate::lsq::inference::student_t_quantile;
+use crate::model::{IntervalKind, Question};
+use crate::service::{Answerer, Predicted, Service, ServiceError, Version};
+
+/// The name of the server.
+const NAME: &str = "lsqd";
+/// Rows of a request.
+const ROWS: usize = 10_000_000;
+/// Bodies larger than this leave the async threads.
+const LARGE: usize = 64 * 1024;
+/// The name of the tensor of all inputs.
+const TABLE: &str = "input";
+/// What can be answered.
+const OUTPUTS: [&str; 5] = ["predict", "lower", "upper", "std_error", "leverage"];
+
+fn malformed(pointer: impl Into<String>, detail: impl Into<String>) -> ServiceError {
+    ServiceError::Syntax(Fault { pointer: pointer.into(), detail: detail.into() })
+}
+
+/// A tensor as the metadata describe it.
+struct Described {
+    name: String,
+    datatype: &'static str,
+    shape: Vec<i64>,
+}
+
+/// The tensors that a version takes, and those that it gives.
+fn described(version: &Version) -> (Vec<Described>, Vec<Described>) {
+    let inputs = version.inputs.inputs();
+    let plain = inputs.iter().all(|input| matches!(input.kind, InputKind::Number | InputKind::Integer));
+    let taken = if plain && !inputs.is_empty() {
+        vec![Described { name: TABLE.to_owned(), datatype: "FP64", shape: vec![-1, inputs.len() as i64] }]
+    } else {
+        let datatype = |kind: &InputKind| match kind {
+            InputKind::Number => "FP64",
+            InputKind::Integer => "INT64",
+            InputKind::Boolean => "BOOL",
+            InputKind::Category { .. } => "BYTES",
+        };
+        inputs.iter().map(|input| Described { name: input.name.clone(), datatype: datatype(&input.kind), shape: vec![-1, 1] }).collect()
+    };
+    let given = OUTPUTS.iter().map(|output| {
+        let shape = output_shape(output, -1, version);
+        Described { name: (*output).to_owned(), datatype: "FP64", shape }
+    });
+    (taken, given.collect())
+}
+
+/// The extents of an output of so many rows.
+fn output_shape(output: &str, rows: i64, version: &Version) -> Vec<i64> {
+    let targets = version.document.target.len();
+    if targets == 1 || output == "leverage" { vec![rows] } else { vec![rows, targets as i64] }
+}
+
+/// The output of that name, which stands at `place` in the request, after `before`. None stands twice: a small request would have a large
+/// answer.
+fn output(name: &str, place: usize, before: &[&'static str]) -> Result<&'static str, ServiceError> {
+    let pointer = || format!("/outputs/{place}/name");
+    let known = OUTPUTS.into_iter().find(|known| *known == name);
+    let known = known.ok_or_else(|| malformed(pointer(), format!("there is no such output; there are {}", OUTPUTS.join(", "))))?;
+    if before.contains(&known) { Err(malformed(pointer(), "this output stands twice")) } else { Ok(known) }
+}
+
+/// What is asked, but for how it is to be written.
+struct Asked {
+    outputs: Vec<&'static str>,
+    kind: IntervalKind,
+    level: f64,
+    rows: Rows,
+}
+
+impl Asked {
+    /// Reads tensors into rows. Without outputs, `predict` is one.
+    fn read(
+        tensors: &[Tensor<'_>],
+        mut outputs: Vec<&'static str>,
+        parameters: &Map<String, Value>,
+        answerer: &Answerer,
+    ) -> Result<Self, ApiError> {
+        if outputs.is_empty() {
+            outputs.push("predict");
+        }
+        let (kind, level) = interval(parameters, "/parameters")?.unwrap_or((IntervalKind::Prediction, 0.95));
+        let mut rows = Rows::default();
+        parse_tensors(tensors, answerer.inputs(), ROWS, &mut rows).map_err(|error| answerer.refused(error))?;
+        Ok(Self { outputs, kind, level, rows })
+    }
+
+    fn answer(self, service: &Service, answerer: Answerer) -> Result<Answered, ApiError> {
+        let of = |names: &[&str]| self.outputs.iter().any(|output| names.contains(output));
+        let question = Question {
+            interval: of(&["lower", "upper", "std_error"]).then_some((self.kind, self.level)),
+            leverage: of(&["leverage"]),
+            ..Question::default()
+        };
+        let degrees = answerer.degrees_of_freedom();
+        let quantile = if degrees > 0.0 { student_t_quantile(self.level, degrees) } else { f64::NAN };
+        let predicted = service.predict(answerer, self.rows, question, false)?;
+        Ok(Answered { outputs: self.outputs, predicted, quantile })
+    }
+}
+
+/// Rows answered.
+struct Answered {
+    outputs: Vec<&'static str>,
+    predicted: Predicted,
+    /// Student's, of the level that was asked for.
+    quantile: f64,
+}
+
+impl Answered {
+    /// The rows.
+    fn rows(&self) -> usize {
+        self.predicted.answer.predictions.len() / self.predicted.version.document.target.len().max(1)
+    }
+
+    fn shape(&self, output: &str) -> Vec<i64> {
+        output_shape(output, self.rows() as i64, &self.predicted.version)
+    }
+
+    /// The elements of an output, row by row; NaN is what is not known.
+    fn values(&self, output: &str) -> Cow<'_, [f64]> {
+        let answer = &self.predicted.answer;
+        match output {
+            "lower" => Cow::Borrowed(&answer.lower),
+            "upper" => Cow::Borrowed(&answer.upper),
+            "leverage" => Cow::Borrowed(&answer.leverage),
+            "std_error" => answer.upper.iter().zip(&answer.predictions).map(|(upper, value)| (upper - value) / self.quantile).collect(),
+            _ => Cow::Borrowed(&answer.predictions),
+        }
+    }
+}
+
+/// `interval` (`prediction` or `confidence`, or a level, or an object of `kind` and `level`) and `level` among the parameters that stand at
+/// `pointer`; `None` where neither is.
+pub(super) fn interval(parameters: &Map<String, Value>, pointer: &str) -> Result<Option<(IntervalKind, f64)>, ServiceError> {
+    let no_interval = || malformed(format!("{pointer}/interval"), "`interval` is prediction or confidence, or a level between 0 and 1");
+    let (mut kind, mut level) = (None, parameters.get("level"));
+    match parameters.get("interval") {
+        None if level.is_none() => return Ok(None),
+        None => {}
+        Some(Value::String(text)) => kind = Some(text.as_str()),
+        Some(number @ Value::Number(_)) => level = Some(number),
+        Some(Value::Object(object)) => {
+            kind = match object.get("kind") {
+                None => None,
+                Some(Value::String(text)) => Some(text.as_str()),
+                Some(_) => return Err(no_interval()),
+            };
+            level = object.get("level").or(level);
+        }
+        Some(_) => return Err(no_interval()),
+    }
+    let kind = match kind {
+        None | Some("prediction") => IntervalKind::Prediction,
+        Some("confidence") => IntervalKind::Confidence,
+        Some(_) => return Err(no_interval()),
+    };
+    match level.map_or(Some(0.95), Value::as_f64) {
+        Some(level) if level > 0.0 && level < 1.0 => Ok(Some((kind, level))),
+        _ => Err(malformed(format!("{pointer}/level"), "`level` is between 0 and 1")),
+    }
+}
