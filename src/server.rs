@@ -3,7 +3,7 @@
 //! `axum::serve` sets no timers, so a client that sends a byte an hour would hold a connection for good. Here each connection is held to
 //! four limits: the first byte of a request comes within `idle_timeout`, its header ends within `header_timeout` of that, its body never
 //! pauses for more than `body_timeout` (the handler sees [`BodyTimeout`] and answers 408), and the client takes the response without such
-//! a pause either. What a request means is not known here: that is `http`. Connections that speak gRPC have limits of their own: [`grpc`].
+//! a pause either. What a request means is not known here: that is `http`. Connections that speak gRPC have limits of their own, in `grpc`.
 
 mod grpc;
 

@@ -175,6 +175,13 @@ impl ArrowPieces {
                 return Err(ParseError::TooLarge(detail));
             }
             if let Some(batch) = batch {
+                // Rows of which nothing came would be answered for as long as somebody reads.
+                if schema.is_empty() && batch.num_rows() > MOST_EMPTY_ROWS {
+                    return Err(ParseError::TooLarge(format!("a batch without columns holds at most {MOST_EMPTY_ROWS} rows")));
+                }
+                if !schema.is_empty() && batch.num_rows() / 8 > self.since {
+                    return Err(lies());
+                }
                 self.since = 0;
                 self.batch = Some(batch).filter(|batch| batch.num_rows() > 0);
             }
@@ -827,5 +834,18 @@ mod tests {
         let mut rows = Rows::default();
         assert!(matches!(parse_arrow(&body, &optional, &options, &mut rows), Err(ParseError::Syntax(_))));
         assert_eq!(rows.values.capacity(), 0, "nothing was made ready for them");
+        let in_pieces = |body: &[u8], schema: &InputSchema| {
+            let mut pieces = ArrowPieces::new(1 << 20);
+            pieces.push(Bytes::copy_from_slice(body));
+            pieces.take(schema).map(|batch| batch.map(|batch| batch.count()))
+        };
+        assert!(matches!(in_pieces(&body, &optional), Err(ParseError::Syntax(_))));
+        let count = RecordBatchOptions::new().with_row_count(Some(5_000_000));
+        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &count).unwrap();
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        writer.write(&batch).unwrap();
+        let body = writer.into_inner().unwrap();
+        assert!(matches!(parse_arrow(&body, &InputSchema::default(), &options, &mut rows), Err(ParseError::TooLarge(_))));
+        assert!(matches!(in_pieces(&body, &InputSchema::default()), Err(ParseError::TooLarge(_))));
     }
 }
