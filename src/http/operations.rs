@@ -2,12 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
-use super::App;
 use super::error::{ApiError, Code};
+use super::{App, serving};
 
 /// The contract, as it was when this binary was built.
 const OPENAPI: &str = include_str!("../../openapi.yaml");
@@ -60,6 +60,11 @@ pub(super) async fn not_found() -> ApiError {
     ApiError::new(Code::NotFound, "there is nothing at this address; GET /openapi.yaml lists what there is")
 }
 
-pub(super) async fn method_not_allowed() -> ApiError {
-    ApiError::new(Code::MethodNotAllowed, "this address does not do that; GET /openapi.yaml lists what it does")
+pub(super) async fn method_not_allowed(uri: Uri) -> Response {
+    let error = ApiError::new(Code::MethodNotAllowed, "this address does not do that; GET /openapi.yaml lists what it does");
+    match serving::allowed(uri.path()) {
+        Some(methods) => ([(header::ALLOW, methods)], error).into_response(),
+        // The router says it.
+        None => error.into_response(),
+    }
 }

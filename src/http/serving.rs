@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -89,12 +89,13 @@ pub(super) async fn invocations_of(
 pub(super) async fn predict(
     State(app): State<App>,
     Path(name): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     match name.strip_suffix(VERB) {
         Some(name) => answer(&app, Dialect::TensorFlow, name.to_owned(), None, &headers, body).await,
-        None => Ok(([(header::ALLOW, "GET, HEAD, DELETE")], operations::method_not_allowed().await).into_response()),
+        None => Ok(operations::method_not_allowed(uri).await),
     }
 }
 
@@ -102,13 +103,21 @@ pub(super) async fn predict(
 pub(super) async fn predict_version(
     State(app): State<App>,
     Path((name, version)): Path<(String, String)>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     match version.strip_suffix(VERB) {
         Some(version) => answer(&app, Dialect::TensorFlow, name, Some(version.to_owned()), &headers, body).await,
-        None => Ok(([(header::ALLOW, "GET, HEAD, DELETE")], operations::method_not_allowed().await).into_response()),
+        None => Ok(operations::method_not_allowed(uri).await),
     }
+}
+
+/// What an address does that shares its route with another, from which a verb tells it apart.
+pub(super) fn allowed(path: &str) -> Option<&'static str> {
+    let segments: Vec<&str> = path.strip_prefix("/v1/models/")?.split('/').collect();
+    let shared = matches!(*segments, [_] | [_, "versions", _]);
+    shared.then_some(if path.ends_with(VERB) { "POST" } else { "GET, HEAD, DELETE" })
 }
 
 /// What TensorFlow Serving calls predicting.

@@ -168,6 +168,15 @@ async fn what_is_wrong_is_told_in_the_member_that_each_client_reads() {
     server.post("/v1/models/none/invocations").json(&rows).refused(404, "model_not_found").await;
     server.post("/v1/models/none:predict").json(&rows).refused(404, "model_not_found").await;
     server.post("/v1/models/mixed/versions/9:predict").json(&rows).refused(404, "version_not_found").await;
+    for (path, allowed) in [
+        ("/v1/models/mixed", "GET, HEAD, DELETE"),
+        ("/v1/models/mixed/versions/1", "GET, HEAD, DELETE"),
+        ("/v1/models/mixed:predict", "POST"),
+        ("/v1/models/mixed/versions/1:predict", "POST"),
+    ] {
+        let refused = server.put(path).json(&rows).refused(405, "method_not_allowed").await;
+        assert_eq!(refused.header("allow"), Some(allowed), "{path}");
+    }
     for path in ["/v1/models/mixed", "/v1/models/mixed:classify", "/v1/models/mixed/versions/1", "/v1/models/:predict"] {
         let reply = server.post(path).json(&rows).send().await;
         assert!(
