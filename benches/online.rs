@@ -9,7 +9,7 @@ use std::io::{BufRead as _, Write as _};
 use std::time::Instant;
 
 use faer::Mat;
-use lsqd::lsq::{Information, Matrices, Specification, fit};
+use lsqd::lsq::{Block, Information, Matrices, Specification, fit};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -36,7 +36,8 @@ struct Table {
     /// n×p, row by row.
     design: Vec<f64>,
     response: Vec<f64>,
-    weights: Vec<f64>,
+    /// The same of the first rows as matrices, which is how blocks come.
+    block: (Mat<f64>, Mat<f64>),
 }
 
 impl Table {
@@ -45,9 +46,13 @@ impl Table {
         let mut next = || 2.0 * random.random::<f64>() - 1.0;
         let slopes: Vec<f64> = (0..predictors).map(|_| next()).collect();
         let design: Vec<f64> = (0..rows * predictors).map(|_| next()).collect();
-        let response =
+        let response: Vec<f64> =
             design.chunks_exact(predictors).map(|row| row.iter().zip(&slopes).map(|(x, slope)| x * slope).sum::<f64>() + next()).collect();
-        Self { predictors, design, response, weights: vec![1.0; rows] }
+        let block = (
+            Mat::from_fn(BLOCK, predictors, |row, column| design[row * predictors + column]),
+            Mat::from_fn(BLOCK, 1, |row, _| response[row]),
+        );
+        Self { predictors, design, response, block }
     }
 
     fn row(&self, row: usize) -> &[f64] {
@@ -75,10 +80,14 @@ enum Way {
     Forgetting,
     /// `update_block`, nothing forgotten.
     Blocks,
+    /// `update_block`, λ = 0.999.
+    ForgettingBlocks,
+    /// `update_block`, and then `raise_maximum_leverage`.
+    Leverages,
 }
 
 impl Way {
-    const ALL: [Self; 4] = [Self::Givens, Self::Rows, Self::Forgetting, Self::Blocks];
+    const ALL: [Self; 6] = [Self::Givens, Self::Rows, Self::Forgetting, Self::Blocks, Self::ForgettingBlocks, Self::Leverages];
 
     fn name(self) -> &'static str {
         match self {
@@ -86,6 +95,8 @@ impl Way {
             Self::Rows => "row by row",
             Self::Forgetting => "row by row, forgetting",
             Self::Blocks => "blocks of 1,000",
+            Self::ForgettingBlocks => "blocks, forgetting",
+            Self::Leverages => "blocks, leverages too",
         }
     }
 }
@@ -107,9 +118,14 @@ fn rate(way: Way, table: &Table) -> Outcome<f64> {
                         information.update(table.row(row), &table.response[row..=row], 1.0, factor, &mut innovations[row..=row])?;
                 }
             }
-            Way::Blocks => {
-                let (design, weights) = (&table.design[..BLOCK * table.predictors], &table.weights[..BLOCK]);
-                information.update_block(design, &table.response[..BLOCK], weights, 1.0, &mut innovations, &mut leverages)?;
+            Way::Blocks | Way::ForgettingBlocks | Way::Leverages => {
+                let factor = if matches!(way, Way::ForgettingBlocks) { 0.999 } else { 1.0 };
+                let (design, response) = (table.block.0.as_ref(), table.block.1.as_ref());
+                let block = Block { design, design_low: None, response, weights: None };
+                information.update_block(&block, factor)?;
+                if matches!(way, Way::Leverages) {
+                    information.raise_maximum_leverage(&block);
+                }
             }
         }
         rows += BLOCK;

@@ -10,7 +10,7 @@ use super::specification::{DriftAction, Online};
 use super::version::{FitRecord, TargetRecord, finite};
 use super::window::Window;
 use crate::lsq::inference::f_p;
-use crate::lsq::{self, Information, Row};
+use crate::lsq::{self, Block, Information, Row};
 
 /// Weighted moments of one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -18,6 +18,24 @@ struct Moments {
     mean: f64,
     /// Σw(y − ȳ)² with an intercept, Σwy² without.
     squares: f64,
+}
+
+impl Moments {
+    /// With another value of weight w, after which all weights are `total`; the old ones count λ times as much.
+    fn with(self, value: f64, weight: f64, total: f64, forgetting_factor: f64, with_intercept: bool) -> Self {
+        let kept = forgetting_factor * self.squares;
+        if with_intercept && total > 0.0 {
+            let step = value - self.mean;
+            let mean = self.mean + step * (weight / total);
+            Self { mean, squares: kept + weight * step * (value - mean) }
+        } else {
+            Self { mean: self.mean, squares: kept + weight * value * value }
+        }
+    }
+
+    fn is_finite(self) -> bool {
+        self.mean.is_finite() && self.squares.is_finite()
+    }
 }
 
 /// How a version remembers: what its specification says, and the penalty that a fit of its window takes.
@@ -192,15 +210,8 @@ impl State {
             &mut next[..response.len()]
         };
         for ((next, moments), &y) in next.iter_mut().zip(&self.moments).zip(response) {
-            let kept = forgetting_factor * moments.squares;
-            *next = if with_intercept && total > 0.0 {
-                let step = y - moments.mean;
-                let mean = moments.mean + step * (weight / total);
-                Moments { mean, squares: kept + weight * step * (y - mean) }
-            } else {
-                Moments { mean: moments.mean, squares: kept + weight * y * y }
-            };
-            if !(next.mean.is_finite() && next.squares.is_finite()) {
+            *next = moments.with(y, weight, total, forgetting_factor, with_intercept);
+            if !next.is_finite() {
                 return Err(lsq::Error::Overflow);
             }
         }
@@ -239,6 +250,36 @@ impl State {
             self.monitor.note(self.sequence, &self.information);
         }
         Ok(mark)
+    }
+
+    /// Learns the rows of a block, of which nothing is forgotten and nobody asks what was predicted: errors and drift are not watched, and
+    /// there is no window.
+    ///
+    /// # Errors
+    /// The result would not be finite. The state is as it was.
+    pub fn learn_block(&mut self, block: &Block<'_>) -> Result<(), lsq::Error> {
+        let with_intercept = self.information.has_intercept();
+        let weight_of = |row: usize| block.weights.map_or(1.0, |weights| weights[row]);
+        let mut moments = self.moments.clone();
+        let (mut total, mut log_weight) = (self.weight, self.log_weight);
+        for row in 0..block.rows() {
+            let weight = weight_of(row);
+            total += weight;
+            if weight > 0.0 {
+                log_weight += weight.ln();
+            }
+            for (response, moments) in moments.iter_mut().enumerate() {
+                *moments = moments.with(block.response[(row, response)], weight, total, 1.0, with_intercept);
+            }
+        }
+        if !moments.iter().all(|moments| moments.is_finite()) {
+            return Err(lsq::Error::Overflow);
+        }
+        self.information.update_block(block, 1.0)?;
+        self.information.raise_maximum_leverage(block);
+        (self.moments, self.weight, self.log_weight) = (moments, total, log_weight);
+        self.sequence += block.rows() as u64;
+        Ok(())
     }
 
     /// Takes a row into the window, and the oldest one out of it and of what is known.
@@ -391,6 +432,52 @@ impl State {
             Ok(Self { sequence, weight, log_weight, moments, adaptive, monitor, window, beginning, variances: Vec::new(), information })
         } else {
             Err(StateError)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use faer::Mat;
+
+    use super::*;
+
+    #[test]
+    fn a_block_leaves_the_figures_that_its_rows_leave() {
+        let design = Mat::from_fn(120, 2, |row, column| ((row * (7 + 4 * column)) % 23) as f64 / 23.0);
+        let response = Mat::from_fn(120, 1, |row, _| 1.0 + design[(row, 0)] + ((row * 5) % 17) as f64 / 17.0);
+        let weights: Vec<f64> = (0..120).map(|row| (row % 4) as f64).collect();
+        for (intercept, weights) in [(true, None), (false, None), (true, Some(weights.as_slice()))] {
+            let block = |begin: usize, rows: usize| Block {
+                design: design.subrows(begin, rows),
+                design_low: None,
+                response: response.subrows(begin, rows),
+                weights: weights.map(|weights| &weights[begin..begin + rows]),
+            };
+            let specification = lsq::Specification { intercept, ..lsq::Specification::default() };
+            let fit = lsq::fit(&mut lsq::OneBlock(block(0, 20)), &specification).unwrap();
+            let (mut together, mut single) = (State::of(&fit), State::of(&fit));
+            together.learn_block(&block(20, 100)).unwrap();
+            let online = Online::default();
+            for row in 20..120 {
+                let x = [design[(row, 0)], design[(row, 1)]];
+                let weight = weights.map_or(1.0, |weights| weights[row]);
+                single.learn((&x).into(), &[response[(row, 0)]], weight, Memory { online: &online, penalty: 0.0 }, &mut [0.0]).unwrap();
+            }
+            let figures = |state: &State| {
+                let record = state.record(&FitRecord::default(), &online);
+                let target = &record.targets[0];
+                [target.residual_std, target.r2, target.adjusted_r2, target.f, target.log_likelihood, target.aic].map(Option::unwrap)
+            };
+            for (one, other) in figures(&together).into_iter().zip(figures(&single)) {
+                assert!((one - other).abs() < 1e-11 * other.abs().max(1.0), "{one} is not {other}");
+            }
+            assert_eq!((together.sequence(), together.weight), (single.sequence(), single.weight));
+            let before = together.clone();
+            let bad = Mat::from_fn(5, 1, |row, _| if row == 3 { f64::NAN } else { 1.0 });
+            assert!(together.learn_block(&Block { response: bad.as_ref(), weights: None, ..block(0, 5) }).is_err());
+            assert_eq!((together.information.encode(), together.moments), (before.information.encode(), before.moments));
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::lsq::{self, RowSource};
 use crate::model::inputs::{Inputs, Reference, Sample};
 use crate::model::version::finite;
 use crate::model::{
-    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Memory, Moved, Online, PathRecord, Penalty, Prior, Selection,
+    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Moved, Online, PathRecord, Penalty, Prior, Selection,
     Specification, State, Strength, Validation, ValidationRecord,
 };
 
@@ -274,25 +274,7 @@ fn continue_from(
     }
     let mut state = pretrained.state.afresh();
     let online = Online::default();
-    let memory = Memory { online: &online, penalty: 0.0 };
-    let (mut x, mut low, mut y) = (Vec::new(), Vec::new(), Vec::new());
-    let mut innovations = vec![0.0; specification.target.len()];
-    source.pass(&mut |block| {
-        for row in 0..block.rows() {
-            x.clear();
-            x.extend((0..block.design.ncols()).map(|column| block.design[(row, column)]));
-            low.clear();
-            if let Some(design_low) = block.design_low {
-                low.extend((0..design_low.ncols()).map(|column| design_low[(row, column)]));
-            }
-            y.clear();
-            y.extend((0..block.response.ncols()).map(|column| block.response[(row, column)]));
-            let weight = block.weights.map_or(1.0, |weights| weights[row]);
-            let row = lsq::Row { high: &x, low: (!low.is_empty()).then_some(low.as_slice()) };
-            state.learn(row, &y, weight, memory, &mut innovations)?;
-        }
-        Ok(())
-    })?;
+    source.pass(&mut |block| state.learn_block(block))?;
     let record = state.record(&before.fit, &online);
     Ok((record, state.afresh(), None))
 }

@@ -1,7 +1,7 @@
 //! Learning row by row.
 
 use faer::Mat;
-use lsqd::lsq::{Information, Specification};
+use lsqd::lsq::{Block, Information, Matrices, Row, Specification};
 
 use super::{Sequence, coefficients, digits, fitted, std_errors, weighted};
 
@@ -333,53 +333,205 @@ fn a_sliding_window_is_the_fit_of_its_rows() {
     }
 }
 
+/// Rows of a problem with q responses, of which some have no weight and one is far out.
+struct Rows {
+    design: Mat<f64>,
+    response: Mat<f64>,
+    weights: Vec<f64>,
+}
+
+impl Rows {
+    fn random(sequence: &mut Sequence, rows: usize, predictors: usize, responses: usize) -> Self {
+        let mut design = sequence.matrix(rows, predictors);
+        if rows > 50 {
+            design[(50, 0)] = 300.0;
+        }
+        let response = sequence.matrix(rows, responses);
+        let weights = (0..rows).map(|row| if row % 29 == 3 { 0.0 } else { 1.5 + sequence.next() }).collect();
+        Self { design, response, weights }
+    }
+
+    fn block(&self) -> Block<'_> {
+        Block { design: self.design.as_ref(), design_low: None, response: self.response.as_ref(), weights: Some(&self.weights) }
+    }
+}
+
+/// What rows leave that are learnt one after the other.
+fn row_by_row(begun: &Information, block: &Block<'_>, factor: f64) -> Information {
+    let mut information = begun.clone();
+    let mut innovations = vec![0.0; begun.responses()];
+    let cells = |matrix: faer::MatRef<'_, f64>, row: usize| (0..matrix.ncols()).map(|column| matrix[(row, column)]).collect::<Vec<_>>();
+    for place in 0..block.rows() {
+        let high = cells(block.design, place);
+        let low = block.design_low.map(|low| cells(low, place));
+        let weight = block.weights.map_or(1.0, |weights| weights[place]);
+        let x = Row { high: &high, low: low.as_deref() };
+        information.update(x, &cells(block.response, place), weight, factor, &mut innovations).unwrap();
+    }
+    information
+}
+
+fn as_a_block(begun: &Information, block: &Block<'_>, factor: f64) -> Information {
+    let mut information = begun.clone();
+    information.update_block(block, factor).unwrap();
+    information
+}
+
+/// Both know the same, and meet the next row alike.
+fn know_the_same(together: &Information, single: &Information, next: &[f64], tolerance: f64, what: &str) {
+    let near = |one: &[f64], other: &[f64], of: &str| {
+        for (one, other) in one.iter().zip(other) {
+            assert!((one - other).abs() <= tolerance * other.abs().max(1.0), "{what}, {of}: {one} is not {other}");
+        }
+    };
+    for response in 0..single.responses() {
+        near(
+            together.coefficients().col(response).try_as_col_major().unwrap().as_slice(),
+            single.coefficients().col(response).try_as_col_major().unwrap().as_slice(),
+            "slope",
+        );
+    }
+    near(together.intercept(), single.intercept(), "intercept");
+    let alike = |one: &[f64], other: &[f64], of: &str| {
+        let digits = digits(one, other);
+        assert!(digits > -tolerance.log10(), "{what}, {of}: {digits} digits of {other:?} in {one:?}");
+    };
+    alike(&together.residual_variance(), &single.residual_variance(), "variance");
+    for response in 0..single.responses() {
+        alike(together.std_errors().1.col_as_slice(response), single.std_errors().1.col_as_slice(response), "standard error");
+    }
+    alike(&[together.effective_observations()], &[single.effective_observations()], "effective rows");
+    alike(&[together.leverage(next, &mut Vec::new())], &[single.leverage(next, &mut Vec::new())], "leverage");
+    assert_eq!((together.observations(), together.rank()), (single.observations(), single.rank()), "{what}");
+    let step = |information: &Information| {
+        let (mut information, mut innovations) = (information.clone(), vec![0.0; single.responses()]);
+        let leverage = information.update(next, &vec![0.5; single.responses()], 1.0, 0.99, &mut innovations).unwrap();
+        (leverage, innovations)
+    };
+    let ((one_leverage, one), (other_leverage, other)) = (step(together), step(single));
+    near(&one, &other, "next innovation");
+    alike(&[one_leverage], &[other_leverage], "next leverage");
+}
+
 #[test]
 fn blocks_are_their_rows_one_after_the_other() {
-    for (predictors, responses) in [(1, 1), (3, 2), (4, 1), (7, 3), (8, 1), (11, 2), (19, 1), (50, 1)] {
-        for factor in [1.0, 0.99] {
-            let mut sequence = Sequence(40 + predictors as u64);
-            let fitted_rows = 2 * predictors + 2;
-            let head = sequence.matrix(fitted_rows, predictors);
-            let answers = sequence.matrix(fitted_rows, responses);
-            let mut source = lsqd::lsq::Matrices { design: head.as_ref(), response: answers.as_ref(), weights: None };
-            let begun = lsqd::lsq::fit(&mut source, &Specification::default()).unwrap().information;
-            let rows = 203;
-            let mut design: Vec<f64> = (0..rows * predictors).map(|_| sequence.next()).collect();
-            // Far out: a row that knows more than all before it.
-            design[50 * predictors] = 300.0;
-            let response: Vec<f64> = (0..rows * responses).map(|_| sequence.next()).collect();
-            let weights: Vec<f64> = (0..rows).map(|row| if row % 29 == 3 { 0.0 } else { 1.5 + sequence.next() }).collect();
-            let mut single = begun.clone();
-            let (mut errors, mut leverages) = (vec![0.0; rows * responses], vec![0.0; rows]);
-            for place in 0..rows {
-                let own = place * responses..(place + 1) * responses;
-                let x = &design[place * predictors..(place + 1) * predictors];
-                leverages[place] = single.update(x, &response[own.clone()], weights[place], factor, &mut errors[own]).unwrap();
-            }
-            let block = || {
-                let mut information = begun.clone();
-                let (mut errors, mut leverages) = (vec![0.0; rows * responses], vec![0.0; rows]);
-                information.update_block(&design, &response, &weights, factor, &mut errors, &mut leverages).unwrap();
-                (information, errors, leverages)
-            };
-            let (together, block_errors, block_leverages) = block();
-            let near = |one: &[f64], other: &[f64], what: &str| {
-                for (one, other) in one.iter().zip(other) {
-                    assert!(
-                        (one - other).abs() <= 1e-11 * other.abs().max(1.0),
-                        "{what} at {predictors} by {responses}: {one} is not {other}"
-                    );
+    for (predictors, responses) in [(1, 1), (3, 2), (4, 1), (7, 3), (8, 1), (11, 2), (19, 1), (50, 1), (50, 3)] {
+        let mut sequence = Sequence(40 + predictors as u64);
+        let head = Rows::random(&mut sequence, 2 * predictors + 2, predictors, responses);
+        let mut source = Matrices { design: head.design.as_ref(), response: head.response.as_ref(), weights: None };
+        let begun = lsqd::lsq::fit(&mut source, &Specification::default()).unwrap().information;
+        for rows in (0..=9).chain([63, 64, 65, 128, 495, 497, 1_000]) {
+            let rows = Rows::random(&mut sequence, rows, predictors, responses);
+            let next: Vec<f64> = (0..predictors).map(|_| sequence.next()).collect();
+            for factor in [1.0, 0.99] {
+                for weights in [None, Some(rows.weights.as_slice())] {
+                    let block = Block { weights, ..rows.block() };
+                    let what = format!("{} rows, {predictors} by {responses}, factor {factor}", block.rows());
+                    let together = as_a_block(&begun, &block, factor);
+                    know_the_same(&together, &row_by_row(&begun, &block, factor), &next, 1e-11, &what);
+                    assert_eq!(as_a_block(&begun, &block, factor).encode(), together.encode());
+                    assert_eq!(Information::decode(&together.encode()).unwrap().encode(), together.encode());
                 }
-            };
-            near(&block_errors, &errors, "innovation");
-            assert!(digits(&block_leverages, &leverages) > 11.0, "{block_leverages:?} {leverages:?}");
-            near(&all(&together), &all(&single), "coefficient");
-            assert!(digits(&together.residual_variance(), &single.residual_variance()) > 11.0);
-            assert!(digits(together.std_errors().1.col_as_slice(0), single.std_errors().1.col_as_slice(0)) > 11.0);
-            assert_eq!((together.observations(), together.rank()), (single.observations(), single.rank()));
-            assert!((together.maximum_leverage() - single.maximum_leverage()).abs() < 1e-11);
-            assert_eq!(block().0.encode(), together.encode());
+            }
         }
+    }
+}
+
+/// Blocks follow on blocks and on rows.
+#[test]
+fn a_long_stream_of_blocks_is_the_fit_of_all_rows() {
+    for (condition, intercept, rows, tolerance) in
+        [(1.0, true, 100_000, 1e-10), (20.0, false, 100_000, 1e-10), (1e3, true, 100_000, 1e-10), (1e6, true, 1_500, 1e-9)]
+    {
+        let (design, response) = conditioned(&mut Sequence(42), rows, 5, condition);
+        let specification = Specification { intercept, ..Specification::default() };
+        let response_column = Mat::from_fn(rows, 1, |row, _| response[row]);
+        let mut information = fitted(&design.subrows(0, 100).to_owned(), &response[..100], specification).information;
+        let mut begin = 100;
+        for count in [1_000, 1, 7, 331, 4_999].into_iter().cycle() {
+            let count = count.min(rows - begin);
+            if count == 0 {
+                break;
+            }
+            let (design, response) = (design.subrows(begin, count), response_column.subrows(begin, count));
+            information.update_block(&Block { design, design_low: None, response, weights: None }, 1.0).unwrap();
+            begin += count;
+        }
+        let batch = fitted(&design, &response, specification).information;
+        agree(&information, &batch, tolerance, &format!("condition {condition}"));
+        assert!(digits(&information.residual_variance(), &batch.residual_variance()) > 10.0);
+        assert_eq!(information.observations(), batch.observations());
+    }
+}
+
+/// Where a Gram matrix would lose digits, and where nothing is known of a direction yet, a block is its rows to the last bit.
+#[test]
+fn blocks_that_a_gram_matrix_would_blur_are_learnt_row_by_row() {
+    let mut sequence = Sequence(43);
+    for (condition, apart) in [(1.0, true), (20.0, true), (200.0, false), (1e6, false)] {
+        let (design, response) = conditioned(&mut sequence, 1_300, 5, condition);
+        let begun = fitted(&design.subrows(0, 300).to_owned(), &response[..300], Specification::default()).information;
+        let response = Mat::from_fn(1_000, 1, |row, _| response[300 + row]);
+        let block = Block { design: design.subrows(300, 1_000), design_low: None, response: response.as_ref(), weights: None };
+        let (together, single) = (as_a_block(&begun, &block, 1.0), row_by_row(&begun, &block, 1.0));
+        assert_eq!(together.encode() != single.encode(), apart, "condition {condition}");
+        know_the_same(&together, &single, &row(&design, 0), 1e-11, &format!("condition {condition}"));
+        let clean = Mat::from_fn(1_000, 1, |place, _| 3.0 + block.design[(place, 1)]);
+        let exact = Block { response: clean.as_ref(), ..block };
+        let begun = fitted(&design.subrows(0, 300).to_owned(), &[3.0; 300], Specification::default()).information;
+        assert!(as_a_block(&begun, &exact, 0.9).encode() == row_by_row(&begun, &exact, 0.9).encode(), "nothing is left of the response");
+        let low = Mat::from_fn(1_000, 5, |place, column| block.design[(place, column)] * 1e-17);
+        let precise = Block { design_low: Some(low.as_ref()), ..block };
+        assert!(as_a_block(&begun, &precise, 1.0).encode() == row_by_row(&begun, &precise, 1.0).encode(), "low parts");
+    }
+    let rows = Rows::random(&mut sequence, 60, 10, 1);
+    let begun = fitted(&sequence.matrix(4, 10), &[0.3, 0.1, 0.7, 0.2], Specification::default()).information;
+    assert!(begun.rank() < 11);
+    let together = as_a_block(&begun, &rows.block(), 1.0);
+    assert_eq!(together.encode(), row_by_row(&begun, &rows.block(), 1.0).encode());
+    assert_eq!(together.rank(), 11);
+}
+
+#[test]
+fn blocks_of_constant_input_neither_blow_up_nor_blind() {
+    let mut sequence = Sequence(44);
+    let rows = Rows::random(&mut sequence, 1_000, 6, 1);
+    let begun = fitted(&rows.design, rows.response.col_as_slice(0), Specification::default()).information;
+    let still = Mat::from_fn(1_000, 6, |_, column| rows.design[(0, column)]);
+    let said = Mat::from_fn(1_000, 1, |_, _| 2.0 + 0.01 * sequence.next());
+    let constant = Block { design: still.as_ref(), design_low: None, response: said.as_ref(), weights: None };
+    for factor in [0.99, 0.9] {
+        let (mut together, mut single) = (begun.clone(), begun.clone());
+        for _ in 0..50 {
+            together.update_block(&constant, factor).unwrap();
+            single = row_by_row(&single, &constant, factor);
+        }
+        let mut predicted = [0.0];
+        together.predict(&row(&still, 0), &mut predicted);
+        assert!((predicted[0] - 2.0).abs() < 0.01, "{predicted:?}");
+        together.update_block(&rows.block(), factor).unwrap();
+        single = row_by_row(&single, &rows.block(), factor);
+        know_the_same(&together, &single, &row(&rows.design, 7), 1e-10, &format!("factor {factor}"));
+    }
+}
+
+#[test]
+fn the_largest_leverage_is_that_of_the_rows_of_a_block_as_they_are_known_after_it() {
+    for (predictors, size) in [(3, 60), (11, 1_200)] {
+        let mut sequence = Sequence(45);
+        let head = sequence.matrix(50, predictors);
+        let begun = fitted(&head, &vec![0.5; 50], Specification::default()).information;
+        let rows = Rows::random(&mut sequence, size, predictors, 1);
+        let mut information = as_a_block(&begun, &rows.block(), 1.0);
+        let thinned = information.maximum_leverage();
+        information.raise_maximum_leverage(&rows.block());
+        let mut scratch = Vec::new();
+        let largest = (0..size)
+            .filter(|place| rows.weights[*place] > 0.0)
+            .map(|place| information.leverage(&row(&rows.design, place), &mut scratch))
+            .fold(thinned, f64::max);
+        assert!(largest > thinned);
+        assert!((information.maximum_leverage() - largest).abs() <= 1e-12 * largest, "{} is not {largest}", information.maximum_leverage());
     }
 }
 
@@ -387,9 +539,10 @@ fn blocks_are_their_rows_one_after_the_other() {
 fn a_block_with_a_row_that_cannot_be_learnt_changes_nothing() {
     let mut information = fitted(&Sequence(41).matrix(20, 2), &[1.0; 20], Specification::default()).information;
     let before = information.encode();
-    let mut design = vec![0.5; 40];
-    design[37] = f64::NAN;
-    let (mut innovations, mut leverages) = ([0.0; 20], [0.0; 20]);
-    assert!(information.update_block(&design, &[1.0; 20], &[1.0; 20], 1.0, &mut innovations, &mut leverages).is_err());
-    assert_eq!(information.encode(), before);
+    for bad in [f64::NAN, f64::INFINITY, 1e160] {
+        let mut rows = Rows::random(&mut Sequence(46), 20, 2, 1);
+        rows.design[(17, 1)] = bad;
+        assert!(information.update_block(&rows.block(), 1.0).is_err());
+        assert_eq!(information.encode(), before);
+    }
 }

@@ -21,15 +21,15 @@
 //! only cancellation is in α² = 1 − w·leverage (Stewart, *The effects of rounding error on an algorithm for downdating a Cholesky
 //! factorization*, 1979).
 
-use faer::Mat;
+use faer::{Mat, MatRef};
 use pulp::{Simd, WithSimd};
 
 /// Columns of a block: rows begin at a multiple of it. As many as the widest registers hold.
 pub(super) const LANES: usize = 8;
 /// Pivots that are taken at once.
-pub(super) const PANEL: usize = 4;
+const PANEL: usize = 4;
 /// What is left of a row's cell after elimination, relative to the row, below which it is rounding and not a sign of anything.
-pub(super) const NOISE: f64 = 8.0 * f64::EPSILON;
+const NOISE: f64 = 8.0 * f64::EPSILON;
 /// ρ: part of a column's own sum of squares below which its pivot does not fall by forgetting.
 const TRACE: f64 = 1e-14;
 /// The same, whatever the column.
@@ -37,7 +37,7 @@ const LEAST_INFORMATION: f64 = 1e-200;
 /// σ² past which pivots are taken one by one.
 const LARGEST_SQUARE: f64 = 1e200;
 /// Growth of σ² within a panel past which r̄ is averaged rather than corrected.
-pub(super) const STEEP: f64 = 16.0;
+const STEEP: f64 = 16.0;
 
 /// D, R̄ and Z̄.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ struct Progress {
 
 /// Where the first cell of a row lies among the rows, and how many columns are left out before it.
 #[inline(always)]
-pub(super) fn place_of(padded: usize, row: usize) -> (usize, usize) {
+fn place_of(padded: usize, row: usize) -> (usize, usize) {
     let before = row / LANES;
     let skipped = before * LANES;
     // Blocks of rows of padded, padded − 8, … columns.
@@ -176,20 +176,46 @@ impl Factor {
     }
 
     /// Column of the first response.
-    pub(super) fn first_response(&self) -> usize {
+    fn first_response(&self) -> usize {
         self.width.next_multiple_of(PANEL)
-    }
-
-    pub(super) fn padded(&self) -> usize {
-        self.padded
     }
 
     pub(super) fn arch(&self) -> pulp::Arch {
         self.arch
     }
 
-    pub(super) fn rows_mut(&mut self) -> (&mut [f64], &mut [f64]) {
-        (&mut self.rows, &mut self.diagonal)
+    /// The rows it stands for, √(kept·D)·(R̄, Z̄), column by column (m×(m + q)).
+    pub(super) fn write_rows(&self, kept: f64, columns: &mut [f64]) {
+        let (width, first) = (self.width, self.first_response());
+        for row in 0..width {
+            let (begin, skipped) = place_of(self.padded, row);
+            let cells = &self.rows[begin..begin + self.padded - skipped];
+            let root = (kept * self.diagonal[row]).sqrt();
+            for (column, cell) in (row..width).zip(&cells[row - skipped..]) {
+                columns[column * width + row] = root * cell;
+            }
+            for (column, cell) in (width..width + self.responses).zip(&cells[first - skipped..]) {
+                columns[column * width + row] = root * cell;
+            }
+        }
+    }
+
+    /// Takes over (R, Z)ᵀ (m + q or more rows), whose Gram matrix is `gram`.
+    pub(super) fn replace(&mut self, lower: MatRef<'_, f64>, gram: &Mat<f64>) {
+        let width = self.width;
+        for row in 0..width {
+            let own = lower.col(row);
+            let pivot = own[row];
+            self.energy[row] = gram[(row, row)];
+            self.diagonal[row] = pivot * pivot;
+            let inverse = pivot.recip();
+            for (offset, cell) in self.right_of_mut(row).iter_mut().enumerate() {
+                *cell = own[row + 1 + offset] * inverse;
+            }
+            for (response, cell) in self.moments_mut(row).iter_mut().enumerate() {
+                *cell = own[width + response] * inverse;
+            }
+        }
     }
 
     /// R̄ of a row right of its diagonal, m − row − 1.
@@ -198,7 +224,7 @@ impl Factor {
         &self.rows[begin + row + 1 - skipped..begin + self.width - skipped]
     }
 
-    pub(super) fn right_of_mut(&mut self, row: usize) -> &mut [f64] {
+    fn right_of_mut(&mut self, row: usize) -> &mut [f64] {
         let (begin, skipped) = place_of(self.padded, row);
         &mut self.rows[begin + row + 1 - skipped..begin + self.width - skipped]
     }
@@ -210,7 +236,7 @@ impl Factor {
         &self.rows[first..first + self.responses]
     }
 
-    pub(super) fn moments_mut(&mut self, row: usize) -> &mut [f64] {
+    fn moments_mut(&mut self, row: usize) -> &mut [f64] {
         let (begin, skipped) = place_of(self.padded, row);
         let first = begin + self.first_response() - skipped;
         &mut self.rows[first..first + self.responses]
@@ -254,13 +280,8 @@ impl Factor {
         swept
     }
 
-    /// Counts a row into the sums of squares of the columns.
-    pub(super) fn count_energy(&mut self, row: &[f64], step: Step) {
-        count_energy(&mut self.energy, row, step);
-    }
-
     /// What forgetting took from the ones past m.
-    pub(super) fn restore_padding(&mut self) {
+    fn restore_padding(&mut self) {
         self.diagonal[self.width..].fill(1.0);
     }
 
