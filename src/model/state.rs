@@ -466,7 +466,7 @@ mod tests {
                 single.learn((&x).into(), &[response[(row, 0)]], weight, Memory { online: &online, penalty: 0.0 }, &mut [0.0]).unwrap();
             }
             let figures = |state: &State| {
-                let record = state.record(&FitRecord::default(), &online);
+                let record = state.record(&FitRecord::of(&fit), &online);
                 let target = &record.targets[0];
                 [target.residual_std, target.r2, target.adjusted_r2, target.f, target.log_likelihood, target.aic].map(Option::unwrap)
             };
