@@ -352,7 +352,7 @@ impl<'a> Plan<'a> {
 }
 
 /// W ← XT for an upper triangular T.
-fn product<T: faer::traits::ComplexField>(white: MatMut<'_, T>, rows: MatRef<'_, T>, inverse: MatRef<'_, T>) {
+pub(super) fn product<T: faer::traits::ComplexField>(white: MatMut<'_, T>, rows: MatRef<'_, T>, inverse: MatRef<'_, T>) {
     triangular::matmul(
         white,
         BlockStructure::Rectangular,

@@ -13,14 +13,14 @@
 use std::ops::Range;
 
 use faer::linalg::solvers::Llt;
-use faer::linalg::triangular_inverse::invert_lower_triangular;
-use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::linalg::triangular_inverse::{invert_lower_triangular, invert_upper_triangular};
 use faer::{Mat, MatMut, MatRef, Par, Side};
 
 use super::{Error, Information, Row};
 use crate::lsq::coordinates::column;
 use crate::lsq::problem::Block;
 use crate::lsq::product::symmetric_product;
+use crate::lsq::sweep::product;
 
 /// Variance inflation up to which at least twelve digits are left.
 const INFLATION: f64 = 1e3;
@@ -59,21 +59,29 @@ impl Information {
         if self.rank < width {
             return;
         }
-        let triangle = self.triangle();
+        let mut inverse = Mat::zeros(width, width);
+        invert_upper_triangular(inverse.as_mut(), self.triangle().as_ref(), Par::Seq);
         let mut buffer = vec![0.0; BUFFER_ROWS.min(rows) * (width + self.responses())];
+        let mut white = vec![0.0; BUFFER_ROWS.min(rows) * width];
         let mut leverages = vec![0.0; BUFFER_ROWS.min(rows)];
         for begin in (0..rows).step_by(BUFFER_ROWS) {
             let own = begin..rows.min(begin + BUFFER_ROWS);
             let count = own.len();
+            let white = &mut white[..count * width];
             self.arrive_together(block, own.clone(), &mut buffer);
-            let system = MatMut::from_column_major_slice_mut(&mut buffer[..count * width], count, width);
-            solve_lower_triangular_in_place(triangle.transpose(), system.transpose_mut(), Par::Seq);
+            product(
+                MatMut::from_column_major_slice_mut(white, count, width),
+                MatRef::from_column_major_slice(&buffer[..count * width], count, width),
+                inverse.as_ref(),
+            );
             leverages[..count].fill(0.0);
-            for cells in buffer[..count * width].chunks_exact(count) {
+            for cells in white.chunks_exact(count) {
                 leverages.iter_mut().zip(cells).for_each(|(leverage, cell)| *leverage += cell * cell);
             }
-            for (_, leverage) in own.zip(&leverages).filter(|(row, _)| weight_of(block, *row) > 0.0) {
-                self.maximum_leverage = self.maximum_leverage.max(*leverage);
+            for (row, leverage) in own.zip(&leverages) {
+                if weight_of(block, row) > 0.0 && leverage.is_finite() {
+                    self.maximum_leverage = self.maximum_leverage.max(*leverage);
+                }
             }
         }
     }
