@@ -84,6 +84,33 @@ pub enum Command {
         /// From the first `/` on.
         path: String,
     },
+    /// Write a backup of a database, whether its server runs or not.
+    Backup {
+        /// The database's file.
+        database: PathBuf,
+        /// The file to be written.
+        to: PathBuf,
+        /// Whether it may be there already.
+        force: bool,
+    },
+    /// Put a backup in the place of a database whose server does not run.
+    Restore {
+        /// The backup.
+        from: PathBuf,
+        /// The database's file.
+        database: PathBuf,
+        /// Whether it may be there already.
+        force: bool,
+    },
+    /// Look whether a database is whole.
+    Check {
+        /// The database's file.
+        database: PathBuf,
+        /// Whether to mend what can be mended.
+        repair: bool,
+        /// Whether to report as JSON.
+        json: bool,
+    },
 }
 
 /// Why the program does not start: one line for each fault.
@@ -133,6 +160,33 @@ enum Verb {
         /// What to ask [default: /readyz at the address of --listen]
         #[arg(long, value_name = "URL")]
         url: Option<String>,
+    },
+    /// Write a backup of the database, whether its server runs or not
+    Backup {
+        /// File to write
+        #[arg(value_name = "BACKUP")]
+        to: PathBuf,
+        /// Replace the file if it is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Put a backup in the place of the database, whose server must not run
+    Restore {
+        /// File to restore
+        #[arg(value_name = "BACKUP")]
+        from: PathBuf,
+        /// Replace the database if there is one
+        #[arg(long)]
+        force: bool,
+    },
+    /// Look whether everything in the database is as it was written: exit code 0 if it is, else 1
+    Check {
+        /// Mend what can be mended; the server must not run
+        #[arg(long)]
+        repair: bool,
+        /// Report as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -316,7 +370,15 @@ pub fn read() -> Result<Command, Refusal> {
 
 fn resolve(line: CommandLine, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Command, Refusal> {
     let named = line.config.or_else(|| environment("LSQD_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from));
+    // These know no address: only the database matters to them.
+    let the_database = |flags: Flags, named: Option<PathBuf>| -> Result<PathBuf, Refusal> {
+        let mut faults = Vec::new();
+        Texts::gather(flags, environment, &File::read(named)?).database.check(&mut faults, database).ok_or(Refusal(faults))
+    };
     match line.verb {
+        Some(Verb::Backup { to, force }) => Ok(Command::Backup { database: the_database(line.flags, named)?, to, force }),
+        Some(Verb::Restore { from, force }) => Ok(Command::Restore { from, database: the_database(line.flags, named)?, force }),
+        Some(Verb::Check { repair, json }) => Ok(Command::Check { database: the_database(line.flags, named)?, repair, json }),
         Some(Verb::Health { url: Some(url) }) => health_url(&url),
         Some(Verb::Health { url: None }) => {
             // Only the address matters to the one who asks: the database may belong to somebody else.

@@ -1,6 +1,6 @@
 //! The program `lsqd`: reads its settings, binds its addresses, and hands over to the library.
 //!
-//! Exit codes: 0 for an orderly end, 1 for a failure, 2 for settings that cannot be taken.
+//! Exit codes: 0 for an orderly end, 1 for a failure or a database that is not whole, 2 for settings that cannot be taken.
 
 #![forbid(unsafe_code)]
 
@@ -11,25 +11,60 @@ use std::time::Duration;
 
 use lsqd::config::{self, Command, Config};
 use lsqd::server::{self, Listeners, Server};
+use lsqd::service::{backup, check};
 use lsqd::telemetry;
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
     let outcome = match config::read() {
-        Ok(Command::Serve(config)) => serve(*config),
-        Ok(Command::Health { authority, path }) => server::probe(&authority, &path),
+        Ok(Command::Serve(config)) => serve(*config).map(|()| ExitCode::SUCCESS),
+        Ok(Command::Health { authority, path }) => server::probe(&authority, &path).map(|()| ExitCode::SUCCESS),
+        Ok(Command::Backup { database, to, force }) => alone(async move {
+            let label = backup::write(&database, &to, force).await.map_err(|error| format!("no backup was written: {error}"))?;
+            Ok((format!("{} was written\n{}", to.display(), sequences(&label.versions)), ExitCode::SUCCESS))
+        }),
+        Ok(Command::Restore { from, database, force }) => alone(async move {
+            let restored = backup::restore(&from, &database, force).await;
+            match restored.map_err(|error| format!("nothing was restored: {error}"))? {
+                backup::Restored::Done { standings, .. } => {
+                    let said = format!("{} is the database {} now\n{}", from.display(), database.display(), sequences(&standings));
+                    Ok((said, ExitCode::SUCCESS))
+                }
+                backup::Restored::Damaged(report) => Err(format!("nothing was restored: {} is damaged\n{report}", from.display())),
+            }
+        }),
+        Ok(Command::Check { database, repair, json }) => alone(async move {
+            let report = if repair { check::repair(&database).await } else { check::check(&database).await };
+            let report = report.map_err(|error| format!("{} was not checked: {error}", database.display()))?;
+            let said = if json { report.to_json() } else { report.to_string() };
+            Ok((said, if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+        }),
         Err(refusal) => {
             eprintln!("{refusal}");
             return ExitCode::from(2);
         }
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(message) => {
             eprintln!("error: {message}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command that is not the server, and says on stdout what came of it.
+fn alone(work: impl Future<Output = Result<(String, ExitCode), String>>) -> Result<ExitCode, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let (said, code) = runtime.block_on(work)?;
+    // Nobody may be reading.
+    let _ = writeln!(std::io::stdout(), "{}", said.trim_end());
+    Ok(code)
+}
+
+/// Where the versions of a backup stand.
+fn sequences(versions: &[backup::Standing]) -> String {
+    versions.iter().map(|at| format!("{}@{} at sequence {}\n", at.model, at.version, at.sequence)).collect()
 }
 
 fn serve(config: Config) -> Result<(), String> {

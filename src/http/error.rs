@@ -69,6 +69,7 @@ codes! {
     QueueFull = TOO_MANY_REQUESTS, "queue_full", "Too many fits are waiting";
     Interrupted = SERVICE_UNAVAILABLE, "interrupted", "The server stopped before the job was done";
     Unavailable = SERVICE_UNAVAILABLE, "unavailable", "Not now";
+    DiskFull = INSUFFICIENT_STORAGE, "disk_full", "The server's disk is full";
     Internal = INTERNAL_SERVER_ERROR, "internal", "A fault of the server";
 }
 
@@ -191,6 +192,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::Interrupted => plain(Code::Interrupted),
             ServiceError::QueueFull => plain(Code::QueueFull),
             ServiceError::Unavailable(_) => plain(Code::Unavailable),
+            ServiceError::DiskFull => plain(Code::DiskFull),
             ServiceError::BodyCut => plain(Code::BodyCut),
             ServiceError::BodyTimeout => plain(Code::Timeout),
             ServiceError::Store(_) | ServiceError::Internal(_) => internal(detail),

@@ -4,6 +4,7 @@
 //! `error.rs` alone.
 
 mod answers;
+mod backup;
 mod datasets;
 mod diagnostics;
 mod error;
@@ -123,6 +124,7 @@ routes! {
     GET    "/ping"                                  => operations::ready,
     GET    "/health"                                => operations::ready,
     GET    "/version"                               => serving::version,
+    POST   "/v1/backup"                             => backup::create,
     GET    "/livez"                                 => operations::live,
     GET    "/readyz"                                => operations::ready,
     GET    "/metrics"                               => operations::metrics,

@@ -94,6 +94,9 @@ pub enum ServiceError {
     /// The service cannot do it now.
     #[error("{0}")]
     Unavailable(&'static str),
+    /// There is no room left on the disk.
+    #[error("there is no room left on the server's disk")]
+    DiskFull,
     /// The body stopped arriving.
     #[error("the body stopped arriving before its end")]
     BodyCut,

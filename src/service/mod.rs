@@ -4,7 +4,9 @@
 //! matrices (`lsq`).
 
 mod arriving;
+pub mod backup;
 mod catalogue;
+pub mod check;
 mod datasets;
 mod diagnose;
 mod erase;
@@ -97,6 +99,8 @@ pub struct Service {
     watching: inputs::Watching,
     /// One erasure of a dataset's rows at a time.
     erasing: tokio::sync::Mutex<()>,
+    /// One backup at a time.
+    backing_up: Arc<tokio::sync::Mutex<()>>,
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
     /// Turns to `true` when nothing can be written any more.
@@ -157,6 +161,7 @@ impl Service {
             remember_ttl: settings.remember_ttl,
             watching: inputs::Watching::new(settings.watch_inputs),
             erasing: tokio::sync::Mutex::default(),
+            backing_up: Arc::default(),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             failed,

@@ -12,6 +12,12 @@ pub enum StoreError {
     /// The file was written by a newer lsqd.
     #[error("this database was written by a newer lsqd (schema {0}); start that version or a newer one")]
     Newer(i64),
+    /// The file was written by an older lsqd.
+    #[error("this database is of an older lsqd (schema {0}); `lsqd restore`, or a start of the server, brings it to the present schema")]
+    Older(i64),
+    /// A file that cannot be read at all.
+    #[error("the database cannot be read: {0}")]
+    Unreadable(String),
     /// SQLite older than 3.51.3.
     #[error("SQLite {0} is linked, but versions before 3.51.3 can corrupt a database in WAL mode; build lsqd with its bundled SQLite")]
     OldSqlite(String),
@@ -21,6 +27,30 @@ pub enum StoreError {
     /// The lock beside the file cannot be made.
     #[error("the lock file beside the database cannot be made: {0}")]
     Lock(std::io::Error),
+    /// There is no file at that path.
+    #[error("there is no such file")]
+    NotThere,
+    /// A file that is something else.
+    #[error("this is not a database of lsqd")]
+    NotOurs,
+    /// There is something already where a file is to be written.
+    #[error("there is a file already; --force puts this one in its place")]
+    Exists,
+    /// A path that SQLite cannot be told.
+    #[error("the path is not UTF-8")]
+    Path,
+    /// Another process writes the same file.
+    #[error("another process is making this file")]
+    Busy,
+    /// The owner of a copy under way wants it no longer.
+    #[error("the copy was broken off")]
+    Stopped,
+    /// The log grew past its bound while a copy was made.
+    #[error("the database changes faster than it can be copied: its log has outgrown it meanwhile")]
+    Outgrown,
+    /// The system refused something outside SQLite.
+    #[error("{0}: {1}")]
+    File(&'static str, std::io::Error),
     /// A checksum does not agree, or stored bytes do not decode.
     #[error("stored data is damaged: {0}")]
     Corrupt(&'static str),
@@ -39,6 +69,21 @@ impl StoreError {
     pub fn is_storage_failure(&self) -> bool {
         // 8 READONLY, 10 IOERR, 11 CORRUPT, 13 FULL, 14 CANTOPEN, 26 NOTADB.
         self.primary_code().is_some_and(|code| matches!(code, 8 | 10 | 11 | 13 | 14 | 26))
+    }
+
+    /// Whether SQLite found its file damaged.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self.primary_code(), Some(11 | 26))
+    }
+
+    /// Whether there is no room left on the disk.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::File(_, error) => error.kind() == std::io::ErrorKind::StorageFull,
+            other => other.primary_code() == Some(13),
+        }
     }
 
     /// SQLite's primary result code, if SQLite said no.

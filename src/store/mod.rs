@@ -5,6 +5,8 @@
 //! One file a table family; every function takes the connection it works on, so that the caller decides what is one transaction.
 //! This is not the place where things are ordered or published: that is `service`.
 
+pub mod backup;
+pub mod check;
 pub mod datasets;
 pub mod error;
 pub mod idempotency;
@@ -14,7 +16,7 @@ pub mod remembered;
 pub mod traffic;
 pub mod updates;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,12 +36,18 @@ pub type Reader = sqlx::pool::PoolConnection<sqlx::Sqlite>;
 /// The oldest SQLite whose WAL mode is safe: 3.51.3 mends a race between checkpoint and write that can corrupt a database.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
+/// What stands behind the database's name while a server makes a copy of it, and while it is restored.
+pub const COPY: &str = "-copy";
+/// See [`COPY`].
+pub const RESTORED: &str = "-restored";
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// The readers' side of an opened database.
 #[derive(Clone, Debug)]
 pub struct Store {
     readers: SqlitePool,
+    path: Arc<Path>,
     /// Held for as long as the database is open: two servers on one file would each keep models in memory that the other changes.
     _lock: Arc<std::fs::File>,
 }
@@ -51,6 +59,10 @@ impl Store {
     /// The file cannot be opened, is held by another process, was written by a newer lsqd, or the linked SQLite is too old to be trusted.
     pub async fn open(path: &Path, readers: u32) -> Result<(Self, Connection), StoreError> {
         let lock = lock(path)?;
+        // What a killed process left of copies that it was making.
+        for ending in [COPY, RESTORED] {
+            let _ = std::fs::remove_file(beside(path, ending));
+        }
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -76,7 +88,7 @@ impl Store {
             .acquire_timeout(Duration::from_secs(30))
             .connect_with(options.pragma("wal_autocheckpoint", "0").pragma("query_only", "ON"))
             .await?;
-        Ok((Self { readers, _lock: Arc::new(lock) }, writer))
+        Ok((Self { readers, path: path.into(), _lock: Arc::new(lock) }, writer))
     }
 
     /// A reader's connection.
@@ -85,6 +97,12 @@ impl Store {
     /// None came free within 30 s, or the file cannot be opened any more.
     pub async fn read(&self) -> Result<Reader, StoreError> {
         Ok(self.readers.acquire().await?)
+    }
+
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Closes the readers. The writer's connection is closed by its owner.
@@ -96,6 +114,12 @@ impl Store {
 /// Begins a write transaction. `IMMEDIATE`: the lock is taken now, not at the first write, so it cannot fail half-way.
 pub async fn begin(writer: &mut Connection) -> Result<(), StoreError> {
     sqlx::query("BEGIN IMMEDIATE").execute(writer).await?;
+    Ok(())
+}
+
+/// Begins a transaction that only reads: all of it sees the database of one moment.
+pub async fn begin_reading(connection: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("BEGIN").execute(connection).await?;
     Ok(())
 }
 
@@ -139,10 +163,19 @@ pub async fn close_writer(mut writer: Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A lock on `{path}-lock`, not on the file itself: SQLite loses its own locks when any handle on the file is closed.
-fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
+/// A path with more behind its name.
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-lock");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// A lock on `{path}-lock`, not on the file itself: SQLite loses its own locks when any handle on the file is closed.
+///
+/// # Errors
+/// Another process holds it, or it cannot be made.
+pub fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
+    let name = beside(path, "-lock");
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(name).map_err(StoreError::Lock)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -16,7 +16,7 @@ pub struct LogRecord {
 }
 
 impl LogRecord {
-    fn of(first_sequence: i64, payload: &[u8], erased: Option<&[u8]>) -> Result<Self, StoreError> {
+    pub(super) fn of(first_sequence: i64, payload: &[u8], erased: Option<&[u8]>) -> Result<Self, StoreError> {
         const WHAT: &str = "a record of the update log";
         let (words, rest) = erased.unwrap_or_default().as_chunks::<4>();
         if !rest.is_empty() {
@@ -141,17 +141,23 @@ pub async fn add_snapshot(
     every: u64,
     stride: u64,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO snapshots (version_id, sequence, state) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state")
-        .bind(version)
-        .bind(sequence.cast_signed())
-        .bind(seal(state))
-        .execute(&mut *writer)
-        .await?;
+    set_snapshot(writer, version, sequence, state).await?;
     sqlx::query("DELETE FROM snapshots WHERE version_id = ?1 AND sequence < ?2 AND (sequence / ?3) % ?4 <> 0")
         .bind(version)
         .bind(sequence.cast_signed())
         .bind(every.cast_signed())
         .bind(stride.cast_signed())
+        .execute(writer)
+        .await?;
+    Ok(())
+}
+
+/// Puts a snapshot in its place.
+pub async fn set_snapshot(writer: &mut Connection, version: i64, sequence: u64, state: Vec<u8>) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO snapshots (version_id, sequence, state) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state")
+        .bind(version)
+        .bind(sequence.cast_signed())
+        .bind(seal(state))
         .execute(writer)
         .await?;
     Ok(())
