@@ -651,7 +651,7 @@ mod tests {
     fn config(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, Refusal> {
         match command(arguments, variables)? {
             Command::Serve(config) => Ok(*config),
-            Command::Health { .. } => Err("not a server".to_owned().into()),
+            other => Err(format!("not a server: {other:?}").into()),
         }
     }
 
@@ -786,7 +786,7 @@ mod tests {
     fn health_asks_where_the_server_listens() {
         let ask = |arguments: &[&str], variables: &[(&str, &str)]| match command(arguments, variables).unwrap() {
             Command::Health { authority, path } => format!("{authority} {path}"),
-            Command::Serve(_) => "serve".to_owned(),
+            other => format!("{other:?}"),
         };
         assert_eq!(ask(&["health"], &[("LSQD_LISTEN", "0.0.0.0:9000"), ("LSQD_DATABASE", "/nowhere/else/x.db")]), "127.0.0.1:9000 /readyz");
         assert_eq!(ask(&["health", "--listen", "[::]:7"], &[]), "[::1]:7 /readyz");
@@ -795,5 +795,18 @@ mod tests {
         assert_eq!(ask(&["health", "--url", "http://[::1]/x"], &[]), "[::1]:80 /x");
         assert!(command(&["health", "--url", "https://lsqd"], &[]).is_err());
         assert!(command(&["health", "--url", "http:///x"], &[]).is_err());
+    }
+    #[test]
+    fn the_commands_on_a_file_know_where_the_database_is_and_nothing_else() {
+        let file = |path: &str| PathBuf::from(path);
+        // An address that a server would refuse is none of their business.
+        let variables = [("LSQD_DATABASE", "x.db"), ("LSQD_LISTEN", "0.0.0.0:8080")];
+        let backup = Command::Backup { database: file("x.db"), to: file("b.db"), force: false };
+        assert_eq!(command(&["backup", "b.db"], &variables), Ok(backup));
+        let restore = Command::Restore { from: file("b.db"), database: file("y.db"), force: true };
+        assert_eq!(command(&["restore", "b.db", "--force", "--database", "y.db"], &variables), Ok(restore));
+        let check = Command::Check { database: file("x.db"), repair: true, json: true };
+        assert_eq!(command(&["check", "--repair", "--json"], &variables), Ok(check));
+        assert!(command(&["check", "--database", "postgres://somewhere"], &[]).is_err());
     }
 }

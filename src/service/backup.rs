@@ -57,7 +57,9 @@ impl Service {
         let label = labelled.map_err(|error| match error {
             full if full.is_full() => ServiceError::DiskFull,
             StoreError::Stopped => ServiceError::Unavailable("the server is stopping"),
-            StoreError::Outgrown => ServiceError::Unavailable("the database changes faster than it can be copied; try again when it is calmer"),
+            StoreError::Outgrown => {
+                ServiceError::Unavailable("the database changes faster than it can be copied; try again when it is calmer")
+            }
             other => other.into(),
         })?;
         let (file, bytes) = partial.into_nameless()?;

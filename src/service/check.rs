@@ -198,7 +198,8 @@ impl Check<'_> {
             Err(error) => return self.unreadable("the structure of the file", &error),
         };
         let of_an_index = |fault: &String| fault.contains(" index ");
-        let mendable = self.repair && !faults.is_empty() && faults.iter().all(of_an_index) && stored::reindex(self.connection).await.is_ok();
+        let mendable =
+            self.repair && !faults.is_empty() && faults.iter().all(of_an_index) && stored::reindex(self.connection).await.is_ok();
         let mended = mendable && stored::structure(self.connection).await.is_ok_and(|faults| faults.is_empty());
         for fault in faults {
             match mended {
@@ -225,12 +226,18 @@ impl Check<'_> {
             let standing = match version {
                 Some(version) => backup::standing_of(self.connection, version.id).await?,
                 None => {
-                    self.found(format!("model {:?}", model.name), format!("the alias {:?} points at a version that is not there", alias.alias));
+                    self.found(
+                        format!("model {:?}", model.name),
+                        format!("the alias {:?} points at a version that is not there", alias.alias),
+                    );
                     continue;
                 }
             };
             if alias.sequence.is_some_and(|sequence| sequence > standing) {
-                self.found(name(&model.name, alias.version), format!("the alias {:?} holds it at a sequence it has not reached", alias.alias));
+                self.found(
+                    name(&model.name, alias.version),
+                    format!("the alias {:?} holds it at a sequence it has not reached", alias.alias),
+                );
             }
         }
         Ok(())
@@ -407,7 +414,9 @@ impl Check<'_> {
             return Ok(());
         }
         let fault = "what it says of itself is not what its chunks hold";
-        if self.repair && let Ok(text) = datasets::encode_summary(&counted) {
+        if self.repair
+            && let Ok(text) = datasets::encode_summary(&counted)
+        {
             stored::set_dataset(self.connection, row.id, rows, bytes, &text).await?;
             self.mended(place, fault, "counted anew");
         } else {
@@ -443,5 +452,8 @@ fn agree(said: &Summary, counted: &Summary) -> bool {
     };
     let (Some(said), Some(counted)) = (said.as_array(), counted.as_array()) else { return false };
     said.len() == counted.len()
-        && said.iter().zip(counted).all(|(said, counted)| exact(said).iter().zip(&exact(counted)).all(|(said, counted)| same(said, counted)))
+        && said
+            .iter()
+            .zip(counted)
+            .all(|(said, counted)| exact(said).iter().zip(&exact(counted)).all(|(said, counted)| same(said, counted)))
 }

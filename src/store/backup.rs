@@ -125,7 +125,8 @@ pub async fn look(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::NotThere);
     }
     let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
-    let mut connection = options.pragma("trusted_schema", "OFF").pragma("cell_size_check", "ON").disable_statement_logging().connect().await?;
+    let mut connection =
+        options.pragma("trusted_schema", "OFF").pragma("cell_size_check", "ON").disable_statement_logging().connect().await?;
     let known = sqlx::query("SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations'").fetch_optional(&mut connection).await?;
     if known.is_none() {
         return Err(StoreError::NotOurs);

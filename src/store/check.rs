@@ -129,10 +129,8 @@ pub async fn log(connection: &mut Connection, version: i64, mut show: impl FnMut
 /// # Errors
 /// The database's.
 pub async fn erasures(connection: &mut Connection, version: i64) -> Result<Vec<u64>, StoreError> {
-    let rows: Vec<(i64,)> = sqlx::query_as("SELECT sequence FROM erasures WHERE version_id = ? ORDER BY sequence")
-        .bind(version)
-        .fetch_all(connection)
-        .await?;
+    let rows: Vec<(i64,)> =
+        sqlx::query_as("SELECT sequence FROM erasures WHERE version_id = ? ORDER BY sequence").bind(version).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|(sequence,)| sequence.unsigned_abs()).collect())
 }
 

@@ -120,7 +120,7 @@ impl Contract {
         let schema = content.get(&media).unwrap_or_else(|| panic!("{place}: {media:?} is not documented: {shown}"));
         let value = if media == "application/json" || media == "application/problem+json" {
             parsed()
-        } else if matches!(media.as_str(), "application/octet-stream" | "application/vnd.apache.arrow.stream") {
+        } else if matches!(media.as_str(), "application/octet-stream" | "application/vnd.apache.arrow.stream" | "application/vnd.sqlite3") {
             Value::String(String::from_utf8_lossy(body).into_owned())
         } else {
             Value::String(String::from_utf8(body.to_vec()).unwrap())

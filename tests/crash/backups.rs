@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::server::{self, Server, cells, row};
-use crate::setting;
 
 /// Updates a second that arrive while backups are made.
 const RATE: u64 = 1_000;
@@ -63,7 +62,7 @@ async fn write(server: Arc<Server>, writer: u64, stop: Arc<AtomicBool>, learnt: 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backups_made_under_updates_are_the_models_of_their_sequences() {
-    let count = setting("LSQD_BACKUPS", 10_u64);
+    let count = std::env::var("LSQD_BACKUPS").ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(10);
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("lsqd.db");
     let source = Arc::new(Server::start(&database).await);
@@ -122,7 +121,8 @@ async fn backups_made_under_updates_are_the_models_of_their_sequences() {
         slowest.load(Ordering::Relaxed) as f64 / 1e3,
         longest_log >> 10,
     );
-    let mut left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     left.sort_unstable();
     assert_eq!(left, ["lsqd.db", "lsqd.db-lock", "lsqd.db-shm", "lsqd.db-wal"]);
 }
@@ -165,7 +165,7 @@ async fn a_restore_replaces_nothing_unasked_and_puts_nothing_damaged_in_place() 
     let whole = std::fs::read(&backup).unwrap();
     // A state whose bits were bent, a file that was cut off, one of a newer lsqd, and things that are no backup.
     let mut connection = server::open(&backup).await;
-    sqlx::query("UPDATE versions SET state = x'00' || substr(state, 2)").execute(&mut connection).await.unwrap();
+    sqlx::query("UPDATE versions SET state = CAST(x'00' || substr(state, 2) AS BLOB)").execute(&mut connection).await.unwrap();
     drop(connection);
     assert!(said(&lsqd(&database, &["restore", path, "--force"]), 1).contains("model \"a\", version 1"));
     std::fs::write(&backup, &whole[..whole.len() / 2]).unwrap();
@@ -196,7 +196,8 @@ async fn a_kill_in_the_middle_of_a_backup_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("lsqd.db");
     let server = Server::start(&database).await;
-    let table: String = std::iter::once("x,z,y\n".to_owned()).chain((0..200_000).map(|row| format!("{row},{},{}\n", row % 97, row % 13))).collect();
+    let table: String =
+        std::iter::once("x,z,y\n".to_owned()).chain((0..200_000).map(|row| format!("{row},{},{}\n", row % 97, row % 13))).collect();
     server.ask("PUT", "/v1/datasets/big", Some(table)).await;
     let (client, url) = (server.client.clone(), server.url.clone());
     let asked = tokio::spawn(async move { server::send(&client, &url, "POST", "/v1/backup", None, None).await });

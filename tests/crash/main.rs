@@ -7,11 +7,13 @@
 //!   `LSQD_CRASH_OPERATIONS=100000 cargo test --test crash repeated_requests -- --nocapture`.
 //! - [`erasures`]: a row of a dataset that is erased when the server is killed is gone from the table and from what a version knows, or from
 //!   neither.
+//! - [`backups`]: a backup that is made while rows are learnt is, once restored, the models of its sequences to the last bit.
 //!
 //! A disk that fails and a power that is cut are in `tests/faults`. What is promised and how it is shown: `docs/reliability.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod backups;
 mod erasures;
 mod repeats;
 mod rounds;

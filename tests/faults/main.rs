@@ -513,6 +513,26 @@ async fn a_full_disk_that_has_room_again_is_written_again() {
     ledger(&marks, &disk).check(&template.path().join(DATABASE)).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_finds_the_disk_full_says_so_and_leaves_nothing_behind() {
+    let (template, _) = prepared().await;
+    let disk = Disk::under(template.path());
+    let server = Server::start(&template.path().join(DATABASE)).await.unwrap();
+    for after in [0, 3] {
+        disk.plan(Plan { fault: Fault::Full, after, lasting: true });
+        let (status, problem) = server.send("POST", "/v1/backup", None).await.unwrap();
+        assert_eq!((status, &problem["code"]), (507, &json!("disk_full")), "{problem}");
+        assert!(disk.struck() > 0);
+        disk.heal();
+        assert!(!template.path().join("lsqd.db-copy").exists());
+    }
+    // The server is as well as it was, and the next backup is made.
+    let client = Client { server: &server, disk: &disk };
+    assert!(client.learn("m", &[cells(1, 0)], &[]).await.is_some());
+    assert_eq!(server.send("POST", "/v1/backup", None).await.unwrap().0, 200);
+    server.stop().await.unwrap();
+}
+
 /// The application without its accept loop, which would be gone before it could be asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_turns_readiness_off() {
