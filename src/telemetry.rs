@@ -97,6 +97,8 @@ pub const MODEL_COVERAGE: Family =
 /// Models that learn and are not among those.
 pub const MODELS_LEFT_OUT: Family =
     Family { name: "lsqd_models_left_out", kind: "gauge", help: "Models that learn and have no figures here, because there are too many" };
+/// Models of which something is damaged.
+pub const QUARANTINED: &str = "lsqd_models_quarantined";
 /// Models in memory.
 pub const MODELS: &str = "lsqd_models";
 /// Datasets in the database.
@@ -147,6 +149,7 @@ fn describe() {
     describe_counter!(SPLIT_LABELS, "Labels by which members of a split were compared");
     describe_counter!(COMMITS, "Commits to the database");
     describe_gauge!(MODELS, "Models in memory");
+    describe_gauge!(QUARANTINED, "Models of which something stored is damaged, so that it is not answered from");
     describe_gauge!(DATASETS, "Datasets in the database");
 }
 

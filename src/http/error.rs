@@ -69,6 +69,7 @@ codes! {
     QueueFull = TOO_MANY_REQUESTS, "queue_full", "Too many fits are waiting";
     Interrupted = SERVICE_UNAVAILABLE, "interrupted", "The server stopped before the job was done";
     Unavailable = SERVICE_UNAVAILABLE, "unavailable", "Not now";
+    Quarantined = SERVICE_UNAVAILABLE, "quarantined", "What is stored there is damaged";
     DiskFull = INSUFFICIENT_STORAGE, "disk_full", "The server's disk is full";
     Internal = INTERNAL_SERVER_ERROR, "internal", "A fault of the server";
 }
@@ -160,6 +161,12 @@ impl From<ServiceError> for ApiError {
     fn from(error: ServiceError) -> Self {
         let detail = error.to_string();
         let plain = |code| Self::new(code, detail.clone());
+        // A disk that spoils what it keeps is no fault of the request, nor one that another try mends.
+        if let Some(what) = error.damage() {
+            let mut quarantined = Self::new(Code::Quarantined, ServiceError::Quarantined(what).to_string());
+            quarantined.cause = Some(detail);
+            return quarantined;
+        }
         match error {
             ServiceError::Syntax(fault) => plain(Code::BadSyntax).with(vec![fault]),
             ServiceError::Rows(faults) => plain(Code::InvalidRows).with(faults.into_vec()),
@@ -192,6 +199,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::Interrupted => plain(Code::Interrupted),
             ServiceError::QueueFull => plain(Code::QueueFull),
             ServiceError::Unavailable(_) => plain(Code::Unavailable),
+            ServiceError::Quarantined(_) => plain(Code::Quarantined),
             ServiceError::DiskFull => plain(Code::DiskFull),
             ServiceError::BodyCut => plain(Code::BodyCut),
             ServiceError::BodyTimeout => plain(Code::Timeout),

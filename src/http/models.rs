@@ -32,6 +32,7 @@ pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response,
         .iter()
         .map(|model| {
             let served = model.served();
+            let damages = model.damages();
             json!({
                 "name": model.name, "created_at": model.created_at,
                 "served": served.map(|version| version.number),
@@ -39,6 +40,8 @@ pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response,
                 "versions": model.versions.len(),
                 "target": served.map(|version| &version.document.target),
                 "aliases": model.aliases.iter().map(|(alias, target)| (alias.clone(), target.version.into())).collect::<serde_json::Map<_, _>>(),
+                "state": if damages.is_empty() { "ready" } else { "quarantined" },
+                "quarantined": damages.iter().map(|(version, damage)| json!({"version": version, "damaged": damage})).collect::<Vec<_>>(),
             })
         })
         .collect();

@@ -19,12 +19,15 @@ use crate::frame::{Input, InputKind, InputSchema};
 use crate::model::{Document, Estimator, Memory, Penalty, State, name};
 use crate::store::models::{AliasRow, ModelRow, VersionRow};
 use crate::store::traffic::TrafficRow;
-use crate::store::{self, Store};
+use crate::store::{self, Store, StoreError};
 
 /// The alias behind `/v1/models/{name}`.
 pub(crate) const SERVED: &str = "served";
 /// Always the newest version; not stored and not to be moved.
 pub(crate) const LATEST: &str = "latest";
+
+/// How damage to a version's document is named.
+const DOCUMENT: &str = "what was fitted, and how,";
 
 /// Records of the log that are read at once.
 const RECORDS: u32 = 256;
@@ -62,6 +65,8 @@ pub struct Version {
 struct Live {
     /// Loaded at start for versions behind an alias, on first use for the others.
     state: OnceCell<ArcSwap<State>>,
+    /// What of it is damaged, so that there is no state; found when it was to be loaded.
+    damage: OnceLock<&'static str>,
     past: Mutex<Past>,
     /// One erasure at a time.
     erasing: Arc<tokio::sync::Mutex<()>>,
@@ -84,8 +89,8 @@ impl std::fmt::Debug for Version {
 
 impl Version {
     pub(crate) fn new(model: &str, row: &VersionRow, state: Option<State>, events: Arc<Channel>) -> Result<Self, ServiceError> {
-        let document: Document =
-            serde_json::from_str(&row.document).map_err(|_| ServiceError::Internal("a stored version does not decode"))?;
+        let document = row.document.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let document: Document = document.ok_or(StoreError::Corrupt(DOCUMENT))?;
         let state = state.map_or_else(OnceCell::new, |state| OnceCell::new_with(Some(ArcSwap::from_pointee(state))));
         let live = Arc::new(Live { state, ..Live::default() });
         Ok(Self::of((row.id, row.version), model, &row.created_at, document, events, live))
@@ -130,6 +135,7 @@ impl Version {
         if let Some(state) = self.live.state.get() {
             return Ok(state.load_full());
         }
+        self.check_damage()?;
         let cell = self
             .live
             .state
@@ -137,14 +143,40 @@ impl Version {
                 let mut connection = store.read().await?;
                 Ok::<_, ServiceError>(ArcSwap::from_pointee(load(&mut connection, self, None).await?))
             })
-            .await?;
-        Ok(cell.load_full())
+            .await;
+        Ok(self.note_damage(cell)?.load_full())
+    }
+
+    /// What of it is damaged, as far as that was found: then it answers nothing.
+    #[must_use]
+    pub fn damage(&self) -> Option<&'static str> {
+        self.live.damage.get().copied()
+    }
+
+    fn check_damage(&self) -> Result<(), ServiceError> {
+        self.damage().map_or(Ok(()), |what| Err(ServiceError::Quarantined(what)))
+    }
+
+    /// Puts the version into quarantine if what failed is what is stored of it.
+    fn note_damage<T>(&self, loaded: Result<T, ServiceError>) -> Result<T, ServiceError> {
+        loaded.map_err(|error| match error.damage() {
+            Some(what) => {
+                if self.live.damage.set(what).is_ok() {
+                    tracing::error!(model = self.model, version = self.number, %error, "a version is damaged and was put into quarantine");
+                }
+                ServiceError::Quarantined(what)
+            }
+            None => error,
+        })
     }
 
     /// The state, loading it through the writer's own connection if it is not in memory.
     pub(crate) async fn state_in(&self, connection: &mut store::Connection) -> Result<Arc<State>, ServiceError> {
+        if self.live.state.get().is_none() {
+            self.check_damage()?;
+        }
         let load = async || Ok::<_, ServiceError>(ArcSwap::from_pointee(load(connection, self, None).await?));
-        Ok(self.live.state.get_or_try_init(load).await?.load_full())
+        Ok(self.note_damage(self.live.state.get_or_try_init(load).await)?.load_full())
     }
 
     /// The state as it stood after update `sequence`.
@@ -231,13 +263,17 @@ impl Version {
 /// The state of a version from its stored form, as it stands or as it stood at a sequence: the newest snapshot before that (or the fit), then
 /// the log after it.
 async fn load(connection: &mut store::Connection, version: &Version, until: Option<u64>) -> Result<State, ServiceError> {
-    let until = until.unwrap_or(u64::MAX);
+    let (present, until) = (until.is_none(), until.unwrap_or(u64::MAX));
     let mut state = starting_at(connection, version, until).await?;
     let known = state.sequence();
     while state.sequence() < until {
         let records = store::updates::after(connection, version.id, state.sequence(), RECORDS).await?;
         let Some(first) = records.first() else { break };
         if state.sequence() == known && first.first_sequence > known + 1 {
+            // What is not kept is before a snapshot; nothing that the present state is made of.
+            if present {
+                return Err(StoreError::Corrupt("the update log").into());
+            }
             return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
         }
         for record in records.iter().take_while(|record| record.first_sequence <= until) {
@@ -259,7 +295,13 @@ pub(super) async fn starting_at(connection: &mut store::Connection, version: &Ve
         Some((_, bytes)) => bytes,
         None => store::models::state(connection, version.id).await?,
     };
-    State::decode(&bytes).map_err(|_| ServiceError::Internal("a stored state does not decode"))
+    let state = State::decode(&bytes).map_err(|_| StoreError::Corrupt("the state of a version"))?;
+    let (information, document) = (state.information(), &version.document);
+    // Whatever it is the state of, this is not the version.
+    if information.responses() != document.target.len() || information.predictors() != version.design.width() {
+        return Err(StoreError::Corrupt("the state of a version").into());
+    }
+    Ok(state)
 }
 
 /// What an alias points to.
@@ -269,12 +311,14 @@ pub struct Target {
     pub version: u64,
     /// The state in which it is held, if it is.
     pub(crate) held: Option<Arc<State>>,
+    /// What keeps the state in which it is held from being made again.
+    pub(crate) damage: Option<&'static str>,
 }
 
 impl Target {
     /// A version as it stands.
     pub(crate) fn of(version: u64) -> Self {
-        Self { version, held: None }
+        Self { version, held: None, damage: None }
     }
 
     /// The sequence at which the version is held, if it is.
@@ -282,6 +326,15 @@ impl Target {
     pub fn sequence(&self) -> Option<u64> {
         self.held.as_ref().map(|state| state.sequence())
     }
+}
+
+/// A version whose document is damaged, so that nothing is known of it but its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// Its identity.
+    pub(crate) id: i64,
+    /// What is damaged.
+    pub(crate) damage: &'static str,
 }
 
 /// A model and its versions.
@@ -298,6 +351,10 @@ pub struct Model {
     pub aliases: BTreeMap<String, Target>,
     /// How its requests are shared out, if they are.
     pub(crate) traffic: Option<Arc<Traffic>>,
+    /// Versions of which nothing can be told.
+    pub(crate) lost: BTreeMap<u64, Lost>,
+    /// Why its plain name is not answered: how its requests are shared out is damaged.
+    pub(crate) damage: Option<&'static str>,
 }
 
 impl Model {
@@ -312,28 +369,56 @@ impl Model {
     pub fn aliases_of(&self, number: u64) -> Vec<String> {
         let mut names: Vec<String> =
             self.aliases.iter().filter(|(_, target)| target.version == number).map(|(alias, _)| alias.clone()).collect();
-        if self.versions.last_key_value().is_some_and(|(last, _)| *last == number) {
+        if self.latest() == Some(number) {
             names.push(LATEST.to_owned());
         }
         names.sort_unstable();
         names
     }
 
+    /// The number of the newest version, whether it can be told of or not.
+    fn latest(&self) -> Option<u64> {
+        let (whole, lost) = (self.versions.last_key_value(), self.lost.last_key_value());
+        whole.map(|(number, _)| *number).max(lost.map(|(number, _)| *number))
+    }
+
+    /// What of it is damaged, as far as that was found: versions with what is damaged of them, and `None` for the model itself.
+    #[must_use]
+    pub fn damages(&self) -> Vec<(Option<u64>, &'static str)> {
+        let lost = self.lost.iter().map(|(number, lost)| (*number, lost.damage));
+        let states = self.versions.iter().filter_map(|(number, version)| Some((*number, version.damage()?)));
+        let held = self.aliases.values().filter_map(|target| Some((target.version, target.damage?)));
+        let mut versions: Vec<_> = lost.chain(states).chain(held).map(|(number, damage)| (Some(number), damage)).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        self.damage.into_iter().map(|damage| (None, damage)).chain(versions).collect()
+    }
+
     /// The version that `alias` or a number in text names, and the state in which the alias holds it.
     pub(crate) fn find(&self, reference: &str) -> Result<(&Arc<Version>, Option<Arc<State>>), ServiceError> {
-        let number = |number: u64| self.versions.get(&number).ok_or(ServiceError::VersionNotFound);
+        let number = |number: u64| match (self.versions.get(&number), self.lost.get(&number)) {
+            (Some(version), _) => Ok(version),
+            (None, Some(lost)) => Err(ServiceError::Quarantined(lost.damage)),
+            (None, None) => Err(ServiceError::VersionNotFound),
+        };
         if let Ok(reference) = reference.parse::<u64>() {
             return Ok((number(reference)?, None));
         }
         if reference == LATEST {
-            return self.versions.last_key_value().map(|(_, version)| (version, None)).ok_or(ServiceError::VersionNotFound);
+            return Ok((number(self.latest().ok_or(ServiceError::VersionNotFound)?)?, None));
         }
         let target = self.aliases.get(reference).ok_or(ServiceError::AliasNotFound)?;
+        if let Some(damage) = target.damage {
+            return Err(ServiceError::Quarantined(damage));
+        }
         Ok((number(target.version)?, target.held.clone()))
     }
 
     /// The version that an address names, by what stands after its `@` or as the one that is served.
     pub(crate) fn named(&self, which: Option<&str>) -> Result<(&Arc<Version>, Option<Arc<State>>), ServiceError> {
+        if let (None, Some(damage)) = (which, self.damage) {
+            return Err(ServiceError::Quarantined(damage));
+        }
         match self.find(which.unwrap_or(SERVED)) {
             // A model whose served version was deleted has no version to answer with, rather than a missing alias.
             Err(ServiceError::AliasNotFound) if which.is_none_or(|which| which == SERVED) => Err(ServiceError::VersionNotFound),
@@ -405,14 +490,27 @@ impl Catalogue {
                     versions: BTreeMap::new(),
                     aliases: BTreeMap::new(),
                     traffic: None,
+                    lost: BTreeMap::new(),
+                    damage: None,
                 };
                 (row.id, model)
             })
             .collect();
         for row in versions {
             if let Some(model) = by_id.get_mut(&row.model) {
-                let version = Version::new(&model.name, &row, None, self.channel(&model.name))?;
-                model.versions.insert(row.version, Arc::new(version));
+                match Version::new(&model.name, &row, None, self.channel(&model.name)) {
+                    Ok(version) => _ = model.versions.insert(row.version, Arc::new(version)),
+                    Err(error) => {
+                        let damage = error.damage().ok_or(error)?;
+                        tracing::error!(
+                            model = model.name,
+                            version = row.version,
+                            damage,
+                            "a version is damaged and was put into quarantine"
+                        );
+                        model.lost.insert(row.version, Lost { id: row.id, damage });
+                    }
+                }
             }
         }
         for row in aliases {
@@ -422,7 +520,18 @@ impl Catalogue {
         }
         for row in splits {
             if let Some(model) = by_id.get_mut(&row.model) {
-                model.traffic = Traffic::read(model, row)?.map(Arc::new);
+                match Traffic::read(model, row) {
+                    Ok(traffic) => model.traffic = traffic.map(Arc::new),
+                    Err(error) => {
+                        let damage = error.damage().ok_or(error)?;
+                        tracing::error!(
+                            model = model.name,
+                            damage,
+                            "how requests are shared out is damaged; the plain name is not answered"
+                        );
+                        model.damage = Some(damage);
+                    }
+                }
             }
         }
         self.models.store(Arc::new(by_id.into_values().map(|model| (model.name.clone(), Arc::new(model))).collect()));

@@ -115,7 +115,7 @@ impl Service {
                 publisher.catalogue.change(&name, |model| {
                     model.map(|mut model| {
                         if let Some(target) = model.aliases.get_mut(&alias).filter(|target| target.sequence() == Some(sequence)) {
-                            *target = Target { version: target.version, held: Some(state) };
+                            *target = Target { version: target.version, held: Some(state), damage: None };
                         }
                         model
                     })

@@ -94,6 +94,9 @@ pub enum ServiceError {
     /// The service cannot do it now.
     #[error("{0}")]
     Unavailable(&'static str),
+    /// What is stored is not what was written.
+    #[error("{0} is damaged; nothing is answered from it. `lsqd check` says more, and a backup has it as it was")]
+    Quarantined(&'static str),
     /// There is no room left on the disk.
     #[error("there is no room left on the server's disk")]
     DiskFull,
@@ -129,6 +132,21 @@ impl ServiceError {
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))
+    }
+}
+
+impl ServiceError {
+    /// What is damaged, if that is why something failed, and not a disk that cannot be read now.
+    pub(crate) fn damage(&self) -> Option<&'static str> {
+        match self {
+            Self::Quarantined(what) => Some(what),
+            Self::Store(error) => match &**error {
+                StoreError::Corrupt(what) => Some(what),
+                error if error.is_corrupt() => Some("a page of the database"),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 }
 

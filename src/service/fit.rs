@@ -130,6 +130,8 @@ async fn fit_and_store(
                         versions: std::collections::BTreeMap::new(),
                         aliases: std::collections::BTreeMap::new(),
                         traffic: None,
+                        lost: std::collections::BTreeMap::new(),
+                        damage: None,
                     });
                     model.versions.insert(version.number, version.clone());
                     if serve {

@@ -600,8 +600,13 @@ mod tests {
             unlearnt: None,
             inputs: Inputs::Known(Box::new(reference)),
         };
-        let row =
-            VersionRow { id: 1, model: 1, version: 1, document: serde_json::to_string(&document).unwrap(), created_at: String::new() };
+        let row = VersionRow {
+            id: 1,
+            model: 1,
+            version: 1,
+            document: Some(serde_json::to_string(&document).unwrap()),
+            created_at: String::new(),
+        };
         Version::new("m", &row, Some(state()), Arc::default()).unwrap()
     }
 

@@ -227,19 +227,22 @@ struct Working {
 /// # Errors
 /// The database failed: the whole group is to be rolled back. A request that fails by its own fault has that as its outcome.
 pub(crate) async fn apply(connection: &mut Connection, requests: &mut [UpdateRequest]) -> Result<Learnt, ServiceError> {
-    // `None`: the version was deleted before the group reached it.
-    let mut working: HashMap<i64, Option<Working>> = HashMap::new();
+    // Not there: the version was deleted before the group reached it, or is in quarantine.
+    let mut working: HashMap<i64, Result<Working, ServiceError>> = HashMap::new();
     let mut outcomes = Vec::with_capacity(requests.len());
     for request in requests {
         let version = &request.version;
         let place = match working.entry(version.id) {
             Entry::Occupied(place) => place.into_mut(),
-            Entry::Vacant(place) => place.insert(begin(connection, version).await?),
+            Entry::Vacant(place) => place.insert(match begin(connection, version).await {
+                Err(error @ ServiceError::Store(_)) => return Err(error),
+                begun => begun,
+            }),
         };
         let outcome = match place {
             _ if request.follows_a_failure() => Err(ServiceError::Unavailable("an earlier batch of the stream failed")),
-            Some(working) => one(connection, working, request).await,
-            None => Err(ServiceError::VersionNotFound),
+            Ok(working) => one(connection, working, request).await,
+            Err(error) => Err(error.clone()),
         };
         request.note(&outcome);
         match outcome {
@@ -279,12 +282,12 @@ pub(super) async fn snapshot(connection: &mut Connection, version: &Version, sta
     Ok(())
 }
 
-async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Option<Working>, ServiceError> {
+async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Working, ServiceError> {
     if !store::models::version_exists(connection, version.id).await? {
-        return Ok(None);
+        return Err(ServiceError::VersionNotFound);
     }
     let state = State::clone(&*version.state_in(connection).await?);
-    Ok(Some(Working {
+    Ok(Working {
         version: version.clone(),
         first_sequence: state.sequence() + 1,
         state,
@@ -292,7 +295,7 @@ async fn begin(connection: &mut Connection, version: &Arc<Version>) -> Result<Op
         marks: Vec::new(),
         events: HashMap::new(),
         compared: Vec::new(),
-    }))
+    })
 }
 
 /// Learns the rows of one request, or none of them.

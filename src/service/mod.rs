@@ -192,10 +192,19 @@ impl Service {
         for (id, alias, number, sequence) in held {
             let Some(model) = models.values().find(|model| model.id == id) else { continue };
             let Some(version) = model.versions.get(&number) else { continue };
-            let state = version.state_at(&self.store, sequence).await?;
+            let target = match version.state_at(&self.store, sequence).await {
+                Ok(state) => Target { version: number, held: Some(state), damage: None },
+                Err(error) => {
+                    // A log of that time that is gone is no different from one that cannot be read: an alias that holds kept it.
+                    let gone = matches!(error, ServiceError::Conflict(_) | ServiceError::Request(_)).then_some("the update log");
+                    let damage = error.damage().or(gone).ok_or(error)?;
+                    tracing::error!(model = model.name, alias, damage, "what an alias holds is damaged and was put into quarantine");
+                    Target { version: number, held: None, damage: Some(damage) }
+                }
+            };
             self.catalogue.change(&model.name, |model| {
                 model.map(|mut model| {
-                    model.aliases.insert(alias, Target { version: number, held: Some(state) });
+                    model.aliases.insert(alias, target);
                     model
                 })
             });
@@ -225,7 +234,11 @@ impl Service {
                 for some in share.chunks(VERSIONS_AT_ONCE) {
                     let mut connection = store.read().await?;
                     for version in some {
-                        version.state_in(&mut connection).await?;
+                        match version.state_in(&mut connection).await {
+                            // It was put into quarantine; the others are served.
+                            Ok(_) | Err(ServiceError::Quarantined(_)) => {}
+                            Err(error) => return Err(error),
+                        }
                     }
                 }
                 Ok::<_, ServiceError>(())
@@ -305,7 +318,9 @@ impl Service {
 
     /// Sets the gauges that are read only when somebody looks.
     pub async fn gauge(&self) {
-        metrics::gauge!(telemetry::MODELS).set(self.catalogue.all().len() as f64);
+        let models = self.catalogue.all();
+        metrics::gauge!(telemetry::MODELS).set(models.len() as f64);
+        metrics::gauge!(telemetry::QUARANTINED).set(models.values().filter(|model| !model.damages().is_empty()).count() as f64);
         if let Ok(mut connection) = self.store.read().await
             && let Ok(count) = store::datasets::count(&mut connection).await
         {

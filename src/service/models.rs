@@ -113,7 +113,7 @@ impl Service {
                 move |(name, alias)| {
                     publisher.catalogue.change(name, |model| {
                         model.map(|mut model| {
-                            model.aliases.insert(alias.clone(), Target { version, held });
+                            model.aliases.insert(alias.clone(), Target { version, held, damage: None });
                             model
                         })
                     });
@@ -188,22 +188,28 @@ impl Service {
     /// There is none, or an alias or the model's split of traffic points to it.
     pub async fn delete_version(self: &Arc<Self>, model: &str, which: &str) -> Result<(), ServiceError> {
         let model = self.catalogue.model(model)?;
-        let version = model.find(which)?.0.clone();
+        // One of which nothing can be told can still be deleted.
+        let lost = which.parse().ok().and_then(|number| Some((number, model.lost.get(&number)?.id)));
+        let (number, id) = match lost {
+            Some(lost) => lost,
+            None => model.find(which).map(|(version, _)| (version.number, version.id))?,
+        };
         let publisher = self.clone();
         self.writer
             .run(
                 async move |writer: &mut Connection| {
-                    if store::models::has_alias(writer, model.id, version.number).await? {
+                    if store::models::has_alias(writer, model.id, number).await? {
                         return Err(ServiceError::Conflict("an alias points to this version; move the alias first"));
                     }
-                    traffic::check_unnamed(writer, model.id, &version.number.to_string()).await?;
-                    store::models::delete_version(writer, version.id).await?;
-                    Ok((model.name.clone(), version.number))
+                    traffic::check_unnamed(writer, model.id, &number.to_string()).await?;
+                    store::models::delete_version(writer, id).await?;
+                    Ok((model.name.clone(), number))
                 },
                 move |(name, number)| {
                     publisher.catalogue.change(name, |model| {
                         model.map(|mut model| {
                             model.versions.remove(number);
+                            model.lost.remove(number);
                             model
                         })
                     });

@@ -628,6 +628,7 @@ impl Service {
                             let stored = Stored::of(row).map(Arc::new);
                             let counters = model.traffic.as_ref().map(|traffic| traffic.counters.clone()).unwrap_or_default();
                             model.traffic = stored.ok().and_then(|stored| Traffic::resolved(&model, stored, counters)).map(Arc::new);
+                            model.damage = None;
                             model
                         })
                     });
@@ -662,6 +663,7 @@ impl Service {
                     publisher.catalogue.change(name, |model| {
                         model.map(|mut model| {
                             model.traffic = None;
+                            model.damage = None;
                             model
                         })
                     });

@@ -118,8 +118,9 @@ pub async fn log(connection: &mut Connection, version: i64, mut show: impl FnMut
     let mut rows = sqlx::query(query).bind(version).fetch(connection);
     while let Some(row) = rows.try_next().await? {
         let first: i64 = row.try_get(0)?;
-        let record = LogRecord::of(first, row.try_get(2)?, row.try_get(3)?);
-        show(Logged { first: first.unsigned_abs(), rows: row.try_get::<i64, _>(1)?.unsigned_abs(), record });
+        let rows: i64 = row.try_get(1)?;
+        let record = LogRecord::of(version, first, rows, row.try_get(2)?, row.try_get(3)?);
+        show(Logged { first: first.unsigned_abs(), rows: rows.unsigned_abs(), record });
     }
     Ok(())
 }
@@ -160,13 +161,14 @@ pub async fn kept(connection: &mut Connection) -> Result<(u64, Vec<Kept>), Store
         }
     }
     drop(rows);
-    let mut rows = sqlx::query("SELECT id, cells, label, answer, predictions FROM remembered").fetch(&mut *connection);
+    let mut rows = sqlx::query("SELECT id, cells, label, answer, predictions, version_id FROM remembered").fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
         looked += 1;
         let (cells, label, answer): (&[u8], Option<&[u8]>, Option<&[u8]>) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
         let predictions: Option<&[u8]> = row.try_get(4)?;
         let erased = cells.is_empty() && answer.is_some_and(<[u8]>::is_empty);
-        let sealed = |bytes: &[u8]| unseal(bytes, "a remembered prediction").is_ok_and(whole);
+        let version: i64 = row.try_get(5)?;
+        let sealed = |bytes: &[u8]| unseal(bytes, &[version], "a remembered prediction").is_ok_and(whole);
         let good = (erased || sealed(cells)) && predictions.is_none_or(sealed) && label.is_none_or(whole) && answer.is_none_or(whole);
         if !good {
             damaged.push(Kept::Prediction(row.try_get(0)?));

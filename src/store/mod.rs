@@ -190,21 +190,36 @@ fn version_number(text: &str) -> i32 {
     next() * 1_000_000 + next() * 1_000 + next()
 }
 
-/// Seals bytes with a CRC-32 at their end, for states and log records.
+/// Seals bytes with a CRC-32 at their end, which is of `place` too: the numbers that say what they belong to. So bytes that turn up elsewhere,
+/// because a row's key was spoilt, are noticed like bytes that were spoilt themselves.
 #[must_use]
-pub fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
-    let checksum = crc32fast::hash(&bytes);
+pub fn seal(mut bytes: Vec<u8>, place: &[i64]) -> Vec<u8> {
+    let checksum = checksum(&bytes, place, &[]);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-/// Opens sealed bytes; `what` names them in the error.
+/// Opens bytes that were sealed in this place; `what` names them in the error. Those that were sealed before places counted are opened too.
 ///
 /// # Errors
-/// The checksum does not agree: the bytes are not the ones that were written.
-pub fn unseal<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], StoreError> {
+/// The checksum does not agree: the bytes are not the ones that were written there.
+pub fn unseal<'a>(bytes: &'a [u8], place: &[i64], what: &'static str) -> Result<&'a [u8], StoreError> {
+    unseal_with(bytes, place, &[], what)
+}
+
+/// The same of bytes to which others belong that stand beside them.
+fn unseal_with<'a>(bytes: &'a [u8], place: &[i64], beside: &[u8], what: &'static str) -> Result<&'a [u8], StoreError> {
     let (body, tail) = bytes.split_last_chunk::<4>().ok_or(StoreError::Corrupt(what))?;
-    if crc32fast::hash(body).to_le_bytes() == *tail { Ok(body) } else { Err(StoreError::Corrupt(what)) }
+    let known = u32::from_le_bytes(*tail);
+    if known == checksum(body, place, beside) || known == crc32fast::hash(body) { Ok(body) } else { Err(StoreError::Corrupt(what)) }
+}
+
+fn checksum(bytes: &[u8], place: &[i64], beside: &[u8]) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(bytes);
+    hash.update(beside);
+    place.iter().for_each(|number| hash.update(&number.to_le_bytes()));
+    hash.finalize()
 }
 
 /// The present moment as RFC 3339 text in UTC, microseconds kept.
@@ -234,14 +249,20 @@ mod tests {
 
     #[test]
     fn a_seal_notices_each_flipped_bit() {
-        let sealed = seal(b"state of a model".to_vec());
-        assert_eq!(unseal(&sealed, "state").unwrap(), b"state of a model");
+        let sealed = seal(b"state of a model".to_vec(), &[7, 2]);
+        assert_eq!(unseal(&sealed, &[7, 2], "state").unwrap(), b"state of a model");
+        for elsewhere in [&[7, 3][..], &[2, 7], &[7], &[7, 2, 0], &[]] {
+            assert!(unseal(&sealed, elsewhere, "state").is_err(), "{elsewhere:?}");
+        }
+        // As it was done before places counted.
+        let old = [&b"state"[..], &crc32fast::hash(b"state").to_le_bytes()].concat();
+        assert_eq!(unseal(&old, &[7, 2], "state").unwrap(), b"state");
         for bit in 0..sealed.len() * 8 {
             let mut bent = sealed.clone();
             bent[bit / 8] ^= 1 << (bit % 8);
-            assert!(unseal(&bent, "state").is_err(), "bit {bit}");
+            assert!(unseal(&bent, &[7, 2], "state").is_err(), "bit {bit}");
         }
-        assert!(unseal(&[1, 2, 3], "state").is_err());
+        assert!(unseal(&[1, 2, 3], &[], "state").is_err());
     }
 
     #[tokio::test]

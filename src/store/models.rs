@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Connection, StoreError, now, seal, unseal};
+use super::{Connection, StoreError, checksum, now, seal, unseal};
 
 /// A model and what points into it.
 #[derive(Clone, Debug)]
@@ -24,8 +24,8 @@ pub struct VersionRow {
     pub model: i64,
     /// Its number.
     pub version: u64,
-    /// What was fitted and how, JSON.
-    pub document: String,
+    /// What was fitted and how, JSON; nothing if it is not what was written.
+    pub document: Option<String>,
     /// When it was stored.
     pub created_at: String,
 }
@@ -51,16 +51,21 @@ pub async fn all(connection: &mut Connection) -> Result<Vec<ModelRow>, StoreErro
 
 /// All versions of all models, oldest first.
 pub async fn all_versions(connection: &mut Connection) -> Result<Vec<VersionRow>, StoreError> {
-    let rows = sqlx::query("SELECT id, model_id, version, document, created_at FROM versions ORDER BY model_id, version")
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT versions.id, model_id, version, document, versions.created_at, coalesce(name, '')
+         FROM versions LEFT JOIN models ON models.id = model_id ORDER BY model_id, version",
+    )
+    .fetch_all(connection)
+    .await?;
     rows.iter()
         .map(|row| {
+            let (id, number, model): (i64, i64, &str) = (row.try_get(0)?, row.try_get(2)?, row.try_get(5)?);
             Ok(VersionRow {
-                id: row.try_get(0)?,
+                id,
                 model: row.try_get(1)?,
-                version: row.try_get::<i64, _>(2)?.unsigned_abs(),
-                document: row.try_get(3)?,
+                version: number.unsigned_abs(),
+                // Bytes that are not UTF-8 any more are no document either.
+                document: row.try_get(3).ok().and_then(|text| unseal_text(text, model, id, number)).map(str::to_owned),
                 created_at: row.try_get(4)?,
             })
         })
@@ -82,17 +87,38 @@ pub async fn all_aliases(connection: &mut Connection) -> Result<Vec<AliasRow>, S
         .collect()
 }
 
+/// What stands between a document and its checksum.
+const SEAL: &str = "\ncrc32 ";
+
+/// A document with a checksum at its end, which is of the version's name and numbers too.
+fn seal_text(document: &str, model: &str, version: i64, number: i64) -> String {
+    let checksum = checksum(document.as_bytes(), &[version, number], model.as_bytes());
+    format!("{document}{SEAL}{checksum:08x}")
+}
+
+/// The document in a text, if it is the one that was written for this version. One from before there were checksums is taken as it is.
+fn unseal_text<'a>(text: &'a str, model: &str, version: i64, number: i64) -> Option<&'a str> {
+    let Some((document, seal)) = text.rsplit_once(SEAL) else { return Some(text) };
+    let checksum = checksum(document.as_bytes(), &[version, number], model.as_bytes());
+    (seal == format!("{checksum:08x}")).then_some(document)
+}
+
 /// The state of a version as it was fitted (sequence 0).
 pub async fn state(connection: &mut Connection, version: i64) -> Result<Vec<u8>, StoreError> {
     let (bytes,): (Vec<u8>,) = sqlx::query_as("SELECT state FROM versions WHERE id = ?").bind(version).fetch_one(connection).await?;
-    Ok(unseal(&bytes, "the state of a version")?.to_vec())
+    Ok(unseal(&bytes, &[version], "the state of a version")?.to_vec())
 }
 
 /// Puts another document, and another state as it was fitted, in the place of a version's.
 pub async fn set_fit(writer: &mut Connection, version: i64, document: &str, state: Option<Vec<u8>>) -> Result<(), StoreError> {
+    let (model, number): (String, i64) =
+        sqlx::query_as("SELECT name, version FROM versions JOIN models ON models.id = model_id WHERE versions.id = ?")
+            .bind(version)
+            .fetch_one(&mut *writer)
+            .await?;
     sqlx::query("UPDATE versions SET document = ?, state = coalesce(?, state) WHERE id = ?")
-        .bind(document)
-        .bind(state.map(seal))
+        .bind(seal_text(document, &model, version, number))
+        .bind(state.map(|state| seal(state, &[version])))
         .bind(version)
         .execute(writer)
         .await?;
@@ -164,16 +190,23 @@ pub async fn add_version(writer: &mut Connection, model: &str, document: &str, s
     .await?;
     let model = ModelRow { id: row.try_get(0)?, name: model.to_owned(), created_at: row.try_get(2)? };
     let number: i64 = row.try_get(1)?;
-    let id = sqlx::query("INSERT INTO versions (model_id, version, document, state, created_at) VALUES (?, ?, ?, ?, ?)")
+    // The one that the table would give out; the seals need it before.
+    let (id,): (i64,) = sqlx::query_as(
+        "SELECT 1 + max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'versions'), 0), coalesce((SELECT max(id) FROM versions), 0))",
+    )
+    .fetch_one(&mut *writer)
+    .await?;
+    sqlx::query("INSERT INTO versions (id, model_id, version, document, state, created_at) VALUES (?, ?, ?, ?, ?, ?)")
+        .bind(id)
         .bind(model.id)
         .bind(number)
-        .bind(document)
-        .bind(seal(state))
+        .bind(seal_text(document, &model.name, id, number))
+        .bind(seal(state, &[id]))
         .bind(&moment)
         .execute(&mut *writer)
-        .await?
-        .last_insert_rowid();
-    let version = VersionRow { id, model: model.id, version: number.unsigned_abs(), document: document.to_owned(), created_at: moment };
+        .await?;
+    let document = Some(document.to_owned());
+    let version = VersionRow { id, model: model.id, version: number.unsigned_abs(), document, created_at: moment };
     Ok(Added { model, version })
 }
 

@@ -50,7 +50,7 @@ pub async fn add(
     // All of a width, so that the statement can cut them apart again.
     let rows = |values: &[f64]| -> Vec<u8> {
         let width = values.len() / ids.len();
-        (0..ids.len()).flat_map(|row| seal(floats_to_bytes(&values[row * width..(row + 1) * width]))).collect()
+        (0..ids.len()).flat_map(|row| seal(floats_to_bytes(&values[row * width..(row + 1) * width]), &[version])).collect()
     };
     let sealed = rows(cells);
     let predictions = judged.map(|(_, predictions)| rows(predictions));
@@ -92,7 +92,7 @@ pub async fn find(connection: &mut Connection, id: &[u8; 16], now: &str) -> Resu
         Ok::<_, StoreError>(Learnt { sequence: sequence.map(i64::unsigned_abs), label: floats(label)?, answer: floats(answer)? })
     });
     let learnt = learnt.transpose()?;
-    let opened = |bytes: &[u8]| floats_from_bytes(unseal(bytes, what)?, what);
+    let opened = |bytes: &[u8]| floats_from_bytes(unseal(bytes, &[version], what)?, what);
     let judged =
         members.zip(predictions).map(|(members, predictions)| Ok::<_, StoreError>((members, opened(&predictions)?))).transpose()?;
     let erased = learnt.as_ref().is_some_and(|learnt| learnt.answer.is_empty());

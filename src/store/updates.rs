@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Connection, StoreError, now, seal, unseal};
+use super::{Connection, StoreError, checksum, now, seal, unseal, unseal_with};
 
 /// One record of the log: rows of one version that were committed together.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,16 +15,18 @@ pub struct LogRecord {
     pub erased: Vec<u32>,
 }
 
+const WHAT: &str = "a record of the update log";
+
 impl LogRecord {
-    pub(super) fn of(first_sequence: i64, payload: &[u8], erased: Option<&[u8]>) -> Result<Self, StoreError> {
-        const WHAT: &str = "a record of the update log";
+    pub(super) fn of(version: i64, first_sequence: i64, rows: i64, payload: &[u8], erased: Option<&[u8]>) -> Result<Self, StoreError> {
+        let payload = unseal_with(payload, &[version, first_sequence, rows], erased.unwrap_or_default(), WHAT)?;
         let (words, rest) = erased.unwrap_or_default().as_chunks::<4>();
         if !rest.is_empty() {
             return Err(StoreError::Corrupt(WHAT));
         }
         Ok(Self {
             first_sequence: first_sequence.unsigned_abs(),
-            values: floats_from_bytes(unseal(payload, WHAT)?, WHAT)?,
+            values: floats_from_bytes(payload, WHAT)?,
             erased: words.iter().map(|word| u32::from_le_bytes(*word)).collect(),
         })
     }
@@ -36,7 +38,7 @@ pub async fn append(writer: &mut Connection, version: i64, first_sequence: u64, 
         .bind(version)
         .bind(first_sequence.cast_signed())
         .bind(rows.cast_signed())
-        .bind(seal(floats_to_bytes(values)))
+        .bind(seal(floats_to_bytes(values), &[version, first_sequence.cast_signed(), rows.cast_signed()]))
         .bind(now())
         .execute(writer)
         .await?;
@@ -46,34 +48,44 @@ pub async fn append(writer: &mut Connection, version: i64, first_sequence: u64, 
 /// Records after `sequence`, in order, at most `limit`.
 pub async fn after(connection: &mut Connection, version: i64, sequence: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
     let rows = sqlx::query(
-        "SELECT first_sequence, payload, erased FROM update_log WHERE version_id = ? AND first_sequence > ? ORDER BY first_sequence LIMIT ?",
+        "SELECT first_sequence, rows, payload, erased FROM update_log
+         WHERE version_id = ? AND first_sequence > ? ORDER BY first_sequence LIMIT ?",
     )
     .bind(version)
     .bind(sequence.cast_signed())
     .bind(limit)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| LogRecord::of(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)).collect()
+    rows.iter().map(|row| LogRecord::of(version, row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)).collect()
 }
 
 /// The record that holds a sequence.
 pub async fn holding(connection: &mut Connection, version: i64, sequence: u64) -> Result<Option<LogRecord>, StoreError> {
     let row = sqlx::query(
-        "SELECT first_sequence, payload, erased FROM update_log
+        "SELECT first_sequence, rows, payload, erased FROM update_log
          WHERE version_id = ?1 AND first_sequence <= ?2 AND first_sequence + rows > ?2 ORDER BY first_sequence DESC LIMIT 1",
     )
     .bind(version)
     .bind(sequence.cast_signed())
     .fetch_optional(connection)
     .await?;
-    row.map(|row| LogRecord::of(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)).transpose()
+    row.map(|row| LogRecord::of(version, row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)).transpose()
 }
 
 /// Puts a record in the place of the one with its first sequence, and writes down that a row of it was erased.
 pub async fn erase(writer: &mut Connection, version: i64, sequence: u64, record: &LogRecord) -> Result<(), StoreError> {
     let erased: Vec<u8> = record.erased.iter().flat_map(|place| place.to_le_bytes()).collect();
+    let (rows,): (i64,) = sqlx::query_as("SELECT rows FROM update_log WHERE version_id = ? AND first_sequence = ?")
+        .bind(version)
+        .bind(record.first_sequence.cast_signed())
+        .fetch_one(&mut *writer)
+        .await?;
+    // Which rows are passed over is sealed with the cells.
+    let mut payload = floats_to_bytes(&record.values);
+    let seal = checksum(&payload, &[version, record.first_sequence.cast_signed(), rows], &erased);
+    payload.extend_from_slice(&seal.to_le_bytes());
     sqlx::query("UPDATE update_log SET payload = ?, erased = ? WHERE version_id = ? AND first_sequence = ?")
-        .bind(seal(floats_to_bytes(&record.values)))
+        .bind(payload)
         .bind(erased)
         .bind(version)
         .bind(record.first_sequence.cast_signed())
@@ -129,7 +141,7 @@ pub async fn snapshot(connection: &mut Connection, version: i64, sequence: u64) 
             .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
             .fetch_optional(connection)
             .await?;
-    row.map(|(sequence, state)| Ok((sequence.unsigned_abs(), unseal(&state, "a snapshot")?.to_vec()))).transpose()
+    row.map(|(sequence, state)| Ok((sequence.unsigned_abs(), unseal(&state, &[version, sequence], "a snapshot")?.to_vec()))).transpose()
 }
 
 /// Adds a snapshot, and thins out older ones: of those taken every `every` rows, those stay that are a multiple of `stride` times that.
@@ -157,7 +169,7 @@ pub async fn set_snapshot(writer: &mut Connection, version: i64, sequence: u64, 
     sqlx::query("INSERT INTO snapshots (version_id, sequence, state) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state")
         .bind(version)
         .bind(sequence.cast_signed())
-        .bind(seal(state))
+        .bind(seal(state, &[version, sequence.cast_signed()]))
         .execute(writer)
         .await?;
     Ok(())

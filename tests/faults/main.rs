@@ -4,11 +4,13 @@
 //!   one in so many; `LSQD_FAULT_STRIDE=1 cargo test --test faults each_operation -- --nocapture` takes them all.
 //! - [`acknowledged_facts_survive_power_cuts`] cuts the power at random places of a busy life and looks at what may be left. For ten
 //!   thousand images: `LSQD_POWER_CUTS=10000 cargo test --test faults power_cuts -- --nocapture`.
+//! - [`damage`] spoils the files behind the server's back.
 //!
 //! Kills of the real process are in `tests/crash`. What is promised and how it is shown: `docs/reliability.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod damage;
 mod disk;
 mod ledger;
 mod power;
