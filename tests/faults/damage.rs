@@ -59,7 +59,8 @@ async fn prepared(database: &Path) -> Server {
     learn(&server, "erased", 0..60, 4).await;
     server.ask("DELETE", "/v1/models/erased/updates/17", None).await;
     for number in 0..20_u64 {
-        let row = json!({"x": number, "kind": ["a", "b", "c"][usize::try_from(number % 3).unwrap()], "y": number % 7});
+        let kind = ["a", "b", "c"][usize::try_from(number % 3).unwrap()];
+        let row = json!({"x": number, "kind": kind, "y": number % 7});
         for version in [1, 2] {
             server.ask("POST", &format!("/v1/models/kinds@{version}/updates"), Some(json!({"rows": [row]}).to_string())).await;
         }
