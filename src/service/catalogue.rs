@@ -263,18 +263,20 @@ impl Version {
 /// The state of a version from its stored form, as it stands or as it stood at a sequence: the newest snapshot before that (or the fit), then
 /// the log after it.
 async fn load(connection: &mut store::Connection, version: &Version, until: Option<u64>) -> Result<State, ServiceError> {
-    let (present, until) = (until.is_none(), until.unwrap_or(u64::MAX));
+    // Only a version that lets go of its log may lack some of it, and nothing that the present state is made of.
+    let kept = until.is_none() || version.document.online.retention.is_none();
+    let lacking = || match kept {
+        true => ServiceError::from(StoreError::Corrupt("the update log")),
+        false => ServiceError::Conflict("the update log of that time is no longer kept"),
+    };
+    let until = until.unwrap_or(u64::MAX);
     let mut state = starting_at(connection, version, until).await?;
     let known = state.sequence();
     while state.sequence() < until {
         let records = store::updates::after(connection, version.id, state.sequence(), RECORDS).await?;
         let Some(first) = records.first() else { break };
         if state.sequence() == known && first.first_sequence > known + 1 {
-            // What is not kept is before a snapshot; nothing that the present state is made of.
-            if present {
-                return Err(StoreError::Corrupt("the update log").into());
-            }
-            return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
+            return Err(lacking());
         }
         for record in records.iter().take_while(|record| record.first_sequence <= until) {
             learn::replay(version, &mut state, record, until)?;
@@ -284,7 +286,7 @@ async fn load(connection: &mut store::Connection, version: &Version, until: Opti
         }
     }
     if until != u64::MAX && state.sequence() < until {
-        return Err(ServiceError::Conflict("the update log of that time is no longer kept"));
+        return Err(lacking());
     }
     Ok(state)
 }
