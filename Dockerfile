@@ -4,7 +4,7 @@
 #   docker build -t lsqd .
 #   docker compose up
 #
-# In a container the server listens on all of the container's addresses, so it asks for --insecure (LSQD_INSECURE=true): the image does
+# In a container the server listens on all of the container's addresses, so it asks for a key or --insecure (LSQD_INSECURE=true): the image does
 # not set it, because only whoever publishes the port knows who can reach it. See compose.yaml.
 
 FROM rust:1.95-slim-trixie AS build

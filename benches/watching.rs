@@ -113,6 +113,7 @@ async fn application(folder: &tempfile::TempDir, watch_inputs: bool) -> Outcome<
         upload_limit: 0,
         packed: PackedLimits { bytes: 0, ratio: 0 },
         default_model: None,
+        cors: Arc::default(),
         metrics: String::new,
     });
     let mut random = StdRng::seed_from_u64(SEED);

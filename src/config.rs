@@ -40,8 +40,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log_level: String,
-    /// Whether to serve everybody who can reach an address that is not loopback.
+    /// Whether to serve everybody who can reach an address that is not loopback, while no key was made.
     pub insecure: bool,
+    /// Origins whose pages may read replies; `*` is any.
+    pub cors_origins: Vec<String>,
     /// Fits that are computed at the same time.
     pub compute_threads: usize,
     /// Reading connections to the database.
@@ -110,6 +112,43 @@ pub enum Command {
         repair: bool,
         /// Whether to report as JSON.
         json: bool,
+    },
+    /// Do something with the keys of a database.
+    Key {
+        /// Its file.
+        database: PathBuf,
+        /// What.
+        command: KeyCommand,
+    },
+}
+
+/// What is to be done with keys.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key; it is written to stdout, this once
+    Create {
+        /// What may be done with it: read, predict, update, write, admin; several with commas between them
+        #[arg(long)]
+        scopes: String,
+        /// Models that it shows, such as 'sales-*'; may be given several times [default: all]
+        #[arg(long, value_name = "PATTERN")]
+        models: Vec<String>,
+        /// Datasets that it shows, in the same way [default: all]
+        #[arg(long, value_name = "PATTERN")]
+        datasets: Vec<String>,
+        /// What people call it
+        #[arg(long)]
+        name: Option<String>,
+        /// When it ends: a time from now, such as 90d, or a moment, such as 2030-01-31T12:00:00Z [default: never]
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<String>,
+    },
+    /// List the keys, without their secrets
+    List,
+    /// Revoke a key, within a second also in a running server
+    Revoke {
+        /// The part of it between `lsqd_` and the dot
+        id: String,
     },
 }
 
@@ -188,6 +227,11 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Make, list or revoke keys, beside a running server or without one
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
 }
 
 /// The one table of settings: name, environment variable, what stands for its value in the help, default, help.
@@ -228,7 +272,8 @@ settings! {
     log_format      "LSQD_LOG_FORMAT"      "FORMAT"   "text"           "Log lines as text or json, on stderr";
     log_level       "LSQD_LOG_LEVEL"       "FILTER"   "info"           "What is logged: error, warn, info, debug, trace, or a list such as info,lsqd::http=warn";
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    insecure        "LSQD_INSECURE"        "BOOLEAN"  "false"          "Listen on an address that is not loopback, open to everybody who can reach it";
+    insecure        "LSQD_INSECURE"        "BOOLEAN"  "false"          "Listen on an address that is not loopback though no key was made, open to everybody who can reach it";
+    cors_origins    "LSQD_CORS_ORIGINS"    "ORIGINS"  ""               "Origins whose pages may read replies, with commas between them, or *; none without";
     compute_threads "LSQD_COMPUTE_THREADS" "COUNT"    "auto"           "Fits computed at the same time; auto is one for each core";
     readers         "LSQD_READERS"         "COUNT"    "8"              "Reading connections to the database";
     fit_queue       "LSQD_FIT_QUEUE"       "COUNT"    "64"             "Fits that may be waiting or running; past that they are refused";
@@ -387,6 +432,12 @@ fn resolve(line: CommandLine, environment: &dyn Fn(&str) -> Option<OsString>) ->
             let listen = texts.listen.check(&mut faults, address).ok_or(Refusal(faults))?;
             Ok(Command::Health { authority: reachable(listen).to_string(), path: "/readyz".to_owned() })
         }
+        Some(Verb::Key { command }) => {
+            let texts = Texts::gather(line.flags, environment, &File::read(named)?);
+            let mut faults = Vec::new();
+            let database = texts.database.check(&mut faults, database).ok_or(Refusal(faults))?;
+            Ok(Command::Key { database, command })
+        }
         Some(Verb::Serve) | None => {
             let file = File::read(named)?;
             Config::check(&Texts::gather(line.flags, environment, &file)).map(|config| Command::Serve(Box::new(config)))
@@ -437,6 +488,7 @@ impl Config {
         let log_format = texts.log_format.check(&mut faults, log_format);
         let log_level = texts.log_level.check(&mut faults, log_level);
         let insecure = texts.insecure.check(&mut faults, boolean);
+        let cors_origins = texts.cors_origins.check(&mut faults, origins);
         let compute_threads = texts.compute_threads.check(&mut faults, |text| if text == "auto" { Ok(cores()) } else { count(text) });
         let readers = texts.readers.check(&mut faults, count::<u32>);
         let fit_queue = texts.fit_queue.check(&mut faults, count::<usize>);
@@ -462,18 +514,6 @@ impl Config {
         let body_timeout = texts.body_timeout.check(&mut faults, positive_duration);
         let idle_timeout = texts.idle_timeout.check(&mut faults, positive_duration);
         let drain_timeout = texts.drain_timeout.check(&mut faults, duration);
-        let addresses = [(&texts.listen, listen), (&texts.grpc_listen, grpc_listen.flatten())];
-        for (text, address) in addresses.into_iter().filter_map(|(text, address)| Some((text, address?))) {
-            if insecure == Some(false) && !address.ip().to_canonical().is_loopback() {
-                faults.push(format!(
-                    "{} says {address}, which other machines can reach, and this server asks nobody who they are: whoever reaches it can read, \
-                     change and delete everything. Listen on 127.0.0.1:{port} and put a proxy that authenticates in front of it, or, if the \
-                     network itself keeps strangers out, say so with --insecure (LSQD_INSECURE=true)",
-                    text.place(),
-                    port = address.port(),
-                ));
-            }
-        }
         let config = (|| {
             Some(Self {
                 listen: listen?,
@@ -483,6 +523,7 @@ impl Config {
                 log_format: log_format?,
                 log_level: log_level?,
                 insecure: insecure?,
+                cors_origins: cors_origins?,
                 compute_threads: compute_threads?,
                 readers: readers?,
                 fit_queue: fit_queue?,
@@ -570,6 +611,21 @@ fn log_level(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Origins as browsers say them: scheme, host and port, nothing behind.
+fn origins(text: &str) -> Result<Vec<String>, String> {
+    let is_one = |origin: &str| {
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        origin == "*"
+            || rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"/,*?#@".contains(&byte)))
+    };
+    let origins: Vec<String> =
+        text.split(',').map(|origin| origin.trim().to_ascii_lowercase()).filter(|origin| !origin.is_empty()).collect();
+    match origins.iter().find(|origin| !is_one(origin)) {
+        Some(origin) => Err(format!("names what is not an origin, such as https://example.com or http://localhost:3000: {origin:?}")),
+        None => Ok(origins),
+    }
+}
+
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -613,7 +669,7 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 /// `25`, `25s`, `500ms`, `2m`, `1h`, `7d`; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let fault = || format!("is not a duration, such as 25s, 500ms or 2m: {text:?}");
     let (number, unit) = number_and_unit(text).ok_or_else(fault)?;
     let seconds = match unit {
@@ -730,20 +786,35 @@ mod tests {
     }
 
     #[test]
-    fn an_open_address_needs_to_be_meant() {
-        for listen in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80"] {
-            assert!(refusal(&["--listen", listen], &[]).contains("--insecure"), "{listen}");
-            assert!(config(&["--listen", listen, "--insecure"], &[]).unwrap().insecure);
-        }
-        for listen in ["127.0.0.1:8080", "127.8.8.8:0", "[::1]:8080", "[::ffff:127.0.0.1]:8080", "localhost:8080"] {
-            assert!(config(&["--listen", listen], &[]).is_ok(), "{listen}");
-        }
-        let message = refusal(&["--grpc-listen", "0.0.0.0:8081"], &[]);
-        assert!(message.contains("--grpc-listen says 0.0.0.0:8081") && message.contains("--insecure"), "{message}");
-        assert_eq!(config(&["--grpc-listen", "127.0.0.1:8081"], &[]).unwrap().grpc_listen, "127.0.0.1:8081".parse().ok());
-        assert_eq!(config(&["--grpc-listen", "off"], &[]).unwrap().grpc_listen, None);
+    fn whether_an_open_address_is_meant_is_said_by_flag_or_variable() {
         assert!(config(&["--listen", "0.0.0.0:1", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
         assert!(!config(&["--insecure=false", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
+    }
+
+    #[test]
+    fn origins_are_listed_as_browsers_say_them() {
+        assert_eq!(config(&[], &[]).unwrap().cors_origins, Vec::<String>::new());
+        let listed = config(&["--cors-origins", "https://A.example, http://localhost:3000,"], &[]).unwrap().cors_origins;
+        assert_eq!(listed, ["https://a.example", "http://localhost:3000"]);
+        assert_eq!(config(&[], &[("LSQD_CORS_ORIGINS", "*")]).unwrap().cors_origins, ["*"]);
+        for bad in ["a.example", "https://a.example/", "https://", "https://*.example", "null"] {
+            assert!(refusal(&["--cors-origins", bad], &[]).contains("--cors-origins names what is not an origin"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_of_the_database_that_the_settings_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let variables = [("LSQD_DATABASE", path.to_str().unwrap()), ("LSQD_LISTEN", "nonsense")];
+        let Command::Key { database, command } = command(&["key", "revoke", "abc"], &variables).unwrap() else { panic!("not of keys") };
+        assert_eq!((database.as_path(), command), (path.as_path(), KeyCommand::Revoke { id: "abc".to_owned() }));
+        let line =
+            ["key", "create", "--scopes", "read,predict", "--models", "a*", "--models", "b", "--expires", "90d", "--database", "./y.db"];
+        let Command::Key { database, command } = super::tests::command(&line, &variables).unwrap() else { panic!("not of keys") };
+        let KeyCommand::Create { scopes, models, datasets, name, expires } = command else { panic!("not made") };
+        assert_eq!((database.to_str(), scopes.as_str(), models), (Some("./y.db"), "read,predict", vec!["a*".to_owned(), "b".to_owned()]));
+        assert_eq!((datasets, name, expires.as_deref()), (Vec::new(), None, Some("90d")));
     }
 
     #[test]

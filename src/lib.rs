@@ -17,6 +17,7 @@
 //! | [`service`] | the use cases: what happens in which order, and what is one transaction | all of the above | axum, SQL |
 //! | [`http`] | routes, wire structs, status codes | `service`, `model`, axum | faer, sqlx, `store` |
 //! | [`server`] | the accept loop: sockets, timeouts, the orderly end | `http`, `service`, `config` | what a request means |
+//! | [`command`] | what the program does beside serving: keys | `service`, `model`, `config` | what a request means |
 //! | [`config`] | flags, environment and file, checked once | nothing of the above | |
 //! | [`telemetry`] | log lines, and the names of the metrics | `config` | |
 //! | `planted` | bugs that tests of crashes ask for; not in a release build | nothing of the above | |
@@ -30,6 +31,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod config;
 pub mod features;
 pub mod frame;

@@ -6,10 +6,11 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lsqd::config::{self, Command, Config};
+use lsqd::config::{self, Command, Config, KeyCommand};
 use lsqd::server::{self, Listeners, Server};
 use lsqd::service::{backup, check};
 use lsqd::telemetry;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
             let said = if json { report.to_json() } else { report.to_string() };
             Ok((said, if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
         }),
+        Ok(Command::Key { database, command }) => key(&database, &command),
         Err(refusal) => {
             eprintln!("{refusal}");
             return ExitCode::from(2);
@@ -65,6 +67,14 @@ fn alone(work: impl Future<Output = Result<(String, ExitCode), String>>) -> Resu
 /// Where the versions of a backup stand.
 fn sequences(versions: &[backup::Standing]) -> String {
     versions.iter().map(|at| format!("{}@{} at sequence {}\n", at.model, at.version, at.sequence)).collect()
+}
+
+fn key(database: &Path, command: &KeyCommand) -> Result<ExitCode, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let said = runtime.block_on(lsqd::command::key(database, command))?;
+    let written = std::io::stderr().write_all(said.remark.as_bytes()).and_then(|()| std::io::stdout().write_all(said.result.as_bytes()));
+    written.map_err(|error| format!("what was done could not be told: {error}"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(config: Config) -> Result<(), String> {

@@ -31,7 +31,7 @@ use tokio::time::Sleep;
 use tower::ServiceExt as _;
 
 use crate::config::{Config, reachable};
-use crate::http::{self, App, PackedLimits, router};
+use crate::http::{self, App, Cors, PackedLimits, router};
 use crate::service::{Closing, Service, ServiceError, Settings};
 use crate::telemetry;
 
@@ -64,6 +64,14 @@ pub enum Failure {
     /// A write or a sync failed; after that nobody can tell what is on disk, so nothing more is acknowledged.
     #[error("the database can no longer be written; the server ended rather than acknowledge what may be lost")]
     Disk,
+    /// Others could reach it, and nothing would keep them from anything.
+    #[error(
+        "{0} can be reached by other machines, and no key was made: whoever reaches it could read, change and delete everything. Make a key \
+         first (lsqd key create --scopes admin), or listen on 127.0.0.1:{port}, or, if the network itself keeps strangers out, say so with \
+         --insecure (LSQD_INSECURE=true)",
+        port = .0.port()
+    )]
+    Unguarded(SocketAddr),
     /// A fault of our own.
     #[error("{0}")]
     Internal(&'static str),
@@ -97,7 +105,8 @@ impl Server {
     /// Opens the database, making or migrating it if need be. Clients can connect already, and are answered once [`Server::run`] runs.
     ///
     /// # Errors
-    /// The database cannot be opened.
+    /// The database cannot be opened; or other machines can reach the server, nobody needs a key, and the settings do not say that this is
+    /// meant.
     pub async fn open(config: Config, listeners: impl Into<Listeners>) -> Result<Self, Failure> {
         telemetry::install();
         let settings = Settings {
@@ -108,7 +117,16 @@ impl Server {
             watch_inputs: config.watch_inputs,
         };
         let (service, closing) = Service::open(&config.database, settings).await.map_err(Failure::Open)?;
-        Ok(Self { config, listeners: listeners.into(), service, closing })
+        let listeners = listeners.into();
+        for listener in std::iter::once(&listeners.http).chain(&listeners.grpc) {
+            let address = listener.local_addr().map_err(|_| Failure::Internal("the address that is listened on is not known"))?;
+            if !config.insecure && service.keyring().is_empty() && !address.ip().to_canonical().is_loopback() {
+                drop(service);
+                closing.wait().await;
+                return Err(Failure::Unguarded(address));
+            }
+        }
+        Ok(Self { config, listeners, service, closing })
     }
 
     /// Answers until `shutdown` resolves, then lets open requests end and closes the database.
@@ -125,6 +143,7 @@ impl Server {
             upload_limit: config.upload_limit,
             packed: PackedLimits { bytes: config.packed_limit, ratio: config.unpack_ratio },
             default_model: config.default_model.as_deref().map(Arc::from),
+            cors: Arc::new(Cors::new(&config.cors_origins)),
             metrics: telemetry::render,
         };
         let calling = grpc.map(|listener| grpc::Calling::start(&config, listener, http::grpc(app.clone())));

@@ -13,43 +13,45 @@ use super::extract::{Page, Path};
 use super::packed::streamed;
 use super::{App, extract};
 use crate::frame::{ColumnType, Fault, Format, write};
-use crate::service::{Description, ErasedRows, Erasure, RowsToErase, ServiceError, Upload, Version};
+use crate::service::{Description, ErasedRows, Erasure, Holder, Origin, RowsToErase, ServiceError, Upload, Version};
 
 pub(super) async fn put(
     State(app): State<App>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    holder: Holder,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let upload = upload(&app, "put", &name, query.as_deref(), &headers)?;
+    let upload = upload(&app, &holder, "put", &name, query.as_deref(), &headers)?;
     let landed = app.service.put_dataset(upload, extract::stream(body)).await?;
     let status = if landed.value.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(reply(&landed.value.description()?, status, landed.replayed))
+    Ok(reply(&holder, &landed.value.description()?, status, landed.replayed))
 }
 
 pub(super) async fn append(
     State(app): State<App>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    holder: Holder,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let upload = upload(&app, "append", &name, query.as_deref(), &headers)?;
+    let upload = upload(&app, &holder, "append", &name, query.as_deref(), &headers)?;
     let landed = app.service.append_rows(upload, extract::stream(body)).await?;
-    Ok(reply(&landed.value.description()?, StatusCode::OK, landed.replayed))
+    Ok(reply(&holder, &landed.value.description()?, StatusCode::OK, landed.replayed))
 }
 
-pub(super) async fn describe(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    Ok(reply(&app.service.describe_dataset(&name).await?, StatusCode::OK, false))
+pub(super) async fn describe(State(app): State<App>, Path(name): Path<String>, holder: Holder) -> Result<Response, ApiError> {
+    Ok(reply(&holder, &app.service.describe_dataset(&name).await?, StatusCode::OK, false))
 }
 
-pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response, ApiError> {
-    let mut items = app.service.list_datasets(&page.after, page.limit + 1).await?;
+pub(super) async fn list(State(app): State<App>, holder: Holder, page: Page) -> Result<Response, ApiError> {
+    let mut items = app.service.list_datasets(&page.after, page.limit + 1, |name| holder.sees_dataset(name)).await?;
     let more = items.len() > page.limit as usize;
     items.truncate(page.limit as usize);
     let next = more.then(|| items.last().map(|last| last.row.name.clone())).flatten();
-    let items: Vec<Value> = items.iter().map(view).collect();
+    let items: Vec<Value> = items.iter().map(|dataset| view(&holder, dataset)).collect();
     Ok(Json(json!({"items": items, "next": next})).into_response())
 }
 
@@ -62,23 +64,25 @@ pub(super) async fn erase_row(
     State(app): State<App>,
     Path((name, row)): Path<(String, String)>,
     RawQuery(query): RawQuery,
+    holder: Holder,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let row = row.parse::<u64>().map_err(|_| ServiceError::RowNotFound)?;
     let Chosen { keep, .. } = chosen(query.as_deref(), false)?;
     let asked = Erasure { dataset: name, rows: RowsToErase::One(row), keep, if_match: extract::if_match(&headers) };
-    Ok(erased(&app.service.erase_rows(asked).await?))
+    erased(&holder, app.service.erase_rows(asked).await)
 }
 
 pub(super) async fn erase_rows(
     State(app): State<App>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    holder: Holder,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Chosen { column, value, keep } = chosen(query.as_deref(), true)?;
     let asked = Erasure { dataset: name, rows: RowsToErase::Where { column, value }, keep, if_match: extract::if_match(&headers) };
-    Ok(erased(&app.service.erase_rows(asked).await?))
+    erased(&holder, app.service.erase_rows(asked).await)
 }
 
 /// The query of an erasure.
@@ -112,7 +116,14 @@ fn chosen(query: Option<&str>, by_value: bool) -> Result<Chosen, ApiError> {
     Ok(Chosen { column: column.unwrap_or_default(), value: value.unwrap_or_default(), ..chosen })
 }
 
-fn erased(done: &ErasedRows) -> Response {
+/// What was erased; of models that are not there for them it is not told which unlearnt, or could not.
+fn erased(holder: &Holder, done: Result<ErasedRows, ServiceError>) -> Result<Response, ApiError> {
+    let mut done = done.map_err(|error| match error {
+        ServiceError::CannotUnlearn(faults) => ServiceError::CannotUnlearn(faults.into_iter().map(|fault| veiled(holder, fault)).collect()),
+        other => other,
+    })?;
+    done.unlearnt.retain(|(version, _)| holder.sees_model(&version.model));
+    done.kept.retain(|(version, _)| holder.sees_model(&version.model));
     let named = |version: &Version| json!({"model": version.model, "version": version.number});
     let unlearnt = done.unlearnt.iter().map(|(version, sequence)| {
         let mut entry = named(version);
@@ -130,7 +141,18 @@ fn erased(done: &ErasedRows) -> Response {
     }))
     .into_response();
     response.headers_mut().insert(header::ETAG, extract::etag(&done.dataset.tag()));
-    response
+    Ok(response)
+}
+
+/// A fault of a version, `/models/{name}/versions/{version}`, without its name where that is not there for them.
+fn veiled(holder: &Holder, fault: Fault) -> Fault {
+    let model = fault.pointer.strip_prefix("/models/").and_then(|rest| rest.rsplit_once("/versions/"));
+    match model {
+        Some((model, _)) if !holder.sees_model(model) => {
+            Fault { pointer: "/models".to_owned(), detail: "a version of a model that this key does not show cannot unlearn".to_owned() }
+        }
+        _ => fault,
+    }
 }
 
 pub(super) async fn rows(State(app): State<App>, Path(name): Path<String>, page: Page, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -187,8 +209,8 @@ async fn all(
     Ok(response)
 }
 
-pub(super) fn reply(description: &Description, status: StatusCode, replayed: bool) -> Response {
-    let mut response = (status, Json(view(description))).into_response();
+pub(super) fn reply(holder: &Holder, description: &Description, status: StatusCode, replayed: bool) -> Response {
+    let mut response = (status, Json(view(holder, description))).into_response();
     response.headers_mut().insert(header::ETAG, extract::etag(&description.tag()));
     if replayed {
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
@@ -196,9 +218,10 @@ pub(super) fn reply(description: &Description, status: StatusCode, replayed: boo
     response
 }
 
-fn view(description: &Description) -> Value {
+fn view(holder: &Holder, description: &Description) -> Value {
     let row = &description.row;
-    let origin = description.origin().map(|origin| {
+    let seen = |origin: &Origin| holder.sees_model(&origin.model) && holder.sees_dataset(&origin.dataset);
+    let origin = description.origin().filter(seen).map(|origin| {
         json!({
             "model": origin.model, "version": origin.version, "sequence": origin.sequence,
             "dataset": origin.dataset, "dataset_tag": origin.dataset_tag,
@@ -210,13 +233,13 @@ fn view(description: &Description) -> Value {
     })
 }
 
-fn upload(app: &App, route: &str, name: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Upload, ApiError> {
+fn upload(app: &App, holder: &Holder, route: &str, name: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Upload, ApiError> {
     Ok(Upload {
         name: name.to_owned(),
         format: format(headers)?,
         types: types(query)?,
         if_match: extract::if_match(headers),
-        idempotency: extract::idempotency(headers, &[route, name, query.unwrap_or_default()])?,
+        idempotency: extract::idempotency(holder, headers, &[route, name, query.unwrap_or_default()])?,
         limit: app.upload_limit,
     })
 }

@@ -51,6 +51,8 @@ codes! {
     NotSupported = UNPROCESSABLE_ENTITY, "not_supported", "This version does not do that";
     FitFailed = UNPROCESSABLE_ENTITY, "fit_failed", "The data cannot be fitted";
     IdempotencyMismatch = UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The key was used with another request";
+    Unauthorized = UNAUTHORIZED, "unauthorized", "A key is needed";
+    Forbidden = FORBIDDEN, "forbidden", "The key does not allow that";
     NotFound = NOT_FOUND, "not_found", "There is nothing at this address";
     DatasetNotFound = NOT_FOUND, "dataset_not_found", "No such dataset";
     ModelNotFound = NOT_FOUND, "model_not_found", "No such model";
@@ -61,6 +63,7 @@ codes! {
     UpdateNotFound = NOT_FOUND, "update_not_found", "No such update";
     PredictionNotFound = NOT_FOUND, "prediction_not_found", "No such remembered prediction";
     JobNotFound = NOT_FOUND, "job_not_found", "No such job";
+    KeyNotFound = NOT_FOUND, "key_not_found", "No such key";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The address does not do that";
     Conflict = CONFLICT, "conflict", "Not in the present state";
     Cancelled = CONFLICT, "cancelled", "The job was cancelled";
@@ -120,6 +123,9 @@ impl ApiError {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"lsqd\""));
+        }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -191,6 +197,8 @@ impl From<ServiceError> for ApiError {
             ServiceError::PredictionNotFound(faults) => plain(Code::PredictionNotFound).with(faults),
             ServiceError::LabelConflict(faults) => plain(Code::Conflict).with(faults),
             ServiceError::JobNotFound => plain(Code::JobNotFound),
+            ServiceError::KeyNotFound => plain(Code::KeyNotFound),
+            ServiceError::KeyEnded => plain(Code::Unauthorized),
             ServiceError::Precondition => plain(Code::PreconditionFailed),
             ServiceError::IdempotencyMismatch => plain(Code::IdempotencyMismatch),
             ServiceError::Conflict(_) => plain(Code::Conflict),

@@ -10,11 +10,12 @@ use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
+use super::access::Ended;
 use super::error::{ApiError, Code};
 use super::packed::Refused;
 use crate::frame::Fault;
 use crate::server::BodyTimeout;
-use crate::service::{Fingerprint, ServiceError};
+use crate::service::{Fingerprint, Holder, ServiceError};
 
 /// Longest wait that `Prefer: wait=N` may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -43,6 +44,9 @@ fn body_error(error: &(dyn std::error::Error + 'static)) -> ServiceError {
     while let Some(error) = cause {
         if error.is::<BodyTimeout>() {
             return ServiceError::BodyTimeout;
+        }
+        if error.is::<Ended>() {
+            return ServiceError::KeyEnded;
         }
         match error.downcast_ref::<Refused>() {
             Some(Refused::Malformed) => {
@@ -171,11 +175,16 @@ pub(super) fn wait(headers: &HeaderMap) -> Duration {
     wait
 }
 
-/// The `Idempotency-Key`, with a fingerprint that begins with the route.
-pub(super) fn idempotency(headers: &HeaderMap, route: &[&str]) -> Result<Option<(String, Fingerprint)>, ApiError> {
+/// The `Idempotency-Key`, with a fingerprint that begins with the route. It is the holder's own: what another one sent under the same is
+/// neither answered nor in the way.
+pub(super) fn idempotency(holder: &Holder, headers: &HeaderMap, route: &[&str]) -> Result<Option<(String, Fingerprint)>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=255).contains(&key.len()) => Ok(Some((key.to_owned(), Fingerprint::new(route)))),
+        Ok(key) if (1..=255).contains(&key.len()) => {
+            // No header has a line end in it, so that nobody sends what another one's key is kept under.
+            let own = holder.id().map_or_else(|| key.to_owned(), |id| format!("{id}\n{key}"));
+            Ok(Some((own, Fingerprint::new(route))))
+        }
         _ => Err(ServiceError::Request(vec![Fault {
             pointer: "/Idempotency-Key".to_owned(),
             detail: "an Idempotency-Key has 1 to 255 printable ASCII characters".to_owned(),

@@ -17,15 +17,27 @@ use crate::model::{
     Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
     Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,
 };
-use crate::service::JobState;
+use crate::service::{Holder, JobState, ServiceError};
 
-pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    holder: Holder,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let body = extract::whole(body, app.body_limit).await?;
-    let mut idempotency = extract::idempotency(&headers, &["fits", &name])?;
+    let mut idempotency = extract::idempotency(&holder, &headers, &["fits", &name])?;
     if let Some((_, fingerprint)) = &mut idempotency {
         fingerprint.add(&body);
     }
     let specification = read(&body)?;
+    if !holder.sees_dataset(&specification.dataset) {
+        return Err(ServiceError::FitDatasetNotFound.into());
+    }
+    if specification.prior.as_ref().is_some_and(|prior| !holder.sees_model(&prior.model)) {
+        return Err(ServiceError::prior_not_found().into());
+    }
     let wait = extract::wait(&headers);
     let fitted = app.service.fit(&name, specification, wait, extract::if_match(&headers), idempotency).await?;
     let job = fitted.value;
@@ -36,7 +48,7 @@ pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, hea
         (_, Some(problem)) => ApiError::from(problem).into_response(),
         (_, None) => {
             let number = job.version.unwrap_or_default().to_string();
-            let mut response = models::document(&app, &job.model, Some(&number), &headers).await?;
+            let mut response = models::document(&app, &holder, &job.model, Some(&number), &headers).await?;
             *response.status_mut() = StatusCode::CREATED;
             let location = format!("/v1/models/{}/versions/{number}", models::path_segment(&job.model));
             if let Ok(location) = HeaderValue::from_str(&location) {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::error::ApiError;
 use super::extract::Path;
-use crate::service::{Job, JobState};
+use crate::service::{Holder, Job, JobState, ServiceError};
 
 /// A job as the contract shows it.
 fn view(job: &Job) -> Value {
@@ -38,8 +38,15 @@ pub(super) fn accepted(job: &Job) -> Response {
     response
 }
 
-pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+/// A job of what is not there for them is not there either.
+fn seen(holder: &Holder, job: &Job) -> Result<(), ServiceError> {
+    let sees = holder.sees_model(&job.model) && job.kind.dataset().is_none_or(|dataset| holder.sees_dataset(dataset));
+    if sees { Ok(()) } else { Err(ServiceError::JobNotFound) }
+}
+
+pub(super) async fn show(State(app): State<App>, Path(id): Path<String>, holder: Holder) -> Result<Response, ApiError> {
     let job = app.service.job(&id).await?;
+    seen(&holder, &job)?;
     let mut response = Json(view(&job)).into_response();
     if !job.state.is_over() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -47,7 +54,8 @@ pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Resu
     Ok(response)
 }
 
-pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>, holder: Holder) -> Result<Response, ApiError> {
+    seen(&holder, &app.service.job(&id).await?)?;
     let job = app.service.cancel_job(&id).await?;
     let status = if job.state.is_over() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = (status, Json(view(&job))).into_response();
@@ -58,8 +66,9 @@ pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Re
 }
 
 /// Server-sent events: the job now and after each change, until it is over.
-pub(super) async fn events(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn events(State(app): State<App>, Path(id): Path<String>, holder: Holder) -> Result<Response, ApiError> {
     let (job, watch) = app.service.watch_job(&id).await?;
+    seen(&holder, &job)?;
     let event = |job: &Job| {
         let name = if matches!(job.state, JobState::Queued | JobState::Running) { "progress" } else { job.state.as_str() };
         Ok::<_, Infallible>(Bytes::from(format!("event: {name}\ndata: {}\n\n", view(job))))

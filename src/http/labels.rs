@@ -15,18 +15,19 @@ use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::Fault;
 use crate::model::PredictionId;
-use crate::service::{Label, Labels, Observed};
+use crate::service::{Holder, Label, Labels, Observed};
 
 pub(super) async fn learn(
     State(app): State<App>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    holder: Holder,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let wanted = wanted(query.as_deref())?;
     let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(&headers, &["labels", &name])?.map(|(key, mut fingerprint)| {
+    let idempotency = extract::idempotency(&holder, &headers, &["labels", &name])?.map(|(key, mut fingerprint)| {
         fingerprint.add(&body);
         fingerprint.key(&key)
     });

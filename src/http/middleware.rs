@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use super::App;
 use super::error::{ApiError, Code};
+use super::{App, access};
 use crate::telemetry;
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -38,20 +38,39 @@ impl RequestId {
     }
 }
 
-pub(super) async fn around(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub(super) async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let method = request.method().clone();
+    let browsers = app.cors.of(request.headers());
+    let preflight = app.cors.preflight(request.method(), request.headers());
+    let (mut parts, body) = request.into_parts();
+    let admitted = access::admit(&app, &mut parts).await;
+    let key = admitted.as_ref().ok().and_then(|holder| holder.id().map(str::to_owned));
+    parts.extensions.insert(RequestId(id.clone()));
+    let mut request = Request::from_parts(parts, body);
+    // A method of the caller's own invention is neither a label nor a word for a log.
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
+    let method = known.into_iter().find(|known| known == request.method()).map_or_else(|| "other".to_owned(), |method| method.to_string());
     let route = request.extensions().get::<MatchedPath>().cloned();
     // Before the models are loaded, "no such model" would be a lie.
     let encoded = request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
-    let mut response = if encoded {
-        ApiError::new(Code::UnsupportedMediaType, "a body comes as it is, or packed by gzip, deflate or zstd").into_response()
-    } else if ["/v1/", "/v2/models", "/invocations"].iter().any(|path| request.uri().path().starts_with(path)) && !app.service.is_ready() {
-        ApiError::new(Code::Unavailable, "the server is starting or stopping; try again in a moment").into_response()
-    } else {
-        next.run(request).await
+    let mut response = match admitted {
+        _ if preflight.is_some() => preflight.unwrap_or_default(),
+        Err(refusal) => refusal.into_response(),
+        Ok(_) if encoded => {
+            ApiError::new(Code::UnsupportedMediaType, "a body comes as it is, or packed by gzip, deflate or zstd").into_response()
+        }
+        Ok(_)
+            if ["/v1/", "/v2/models", "/invocations"].iter().any(|path| request.uri().path().starts_with(path))
+                && !app.service.is_ready() =>
+        {
+            ApiError::new(Code::Unavailable, "the server is starting or stopping; try again in a moment").into_response()
+        }
+        Ok(holder) => {
+            request.extensions_mut().insert(holder.clone());
+            let request = request.map(|body| access::arriving(&holder, body));
+            access::leaving(holder, next.run(request).await)
+        }
     };
     if let Some(error) = response.extensions_mut().remove::<Arc<ApiError>>() {
         let headers = std::mem::take(response.headers_mut());
@@ -69,11 +88,10 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
     let seconds = begun.elapsed().as_secs_f64();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
     let status = response.status().as_u16();
-    tracing::info!(target: "lsqd::http", request_id = id.to_str().unwrap_or("unknown"), %method, route, status, seconds, "answered");
-    metrics::counter!(telemetry::REQUESTS, "route" => route.clone(), "method" => method.to_string(), "status" => status.to_string())
-        .increment(1);
+    tracing::info!(target: "lsqd::http", request_id = id.to_str().unwrap_or("unknown"), key, method, route, status, seconds, "answered");
+    metrics::counter!(telemetry::REQUESTS, "route" => route.clone(), "method" => method, "status" => status.to_string()).increment(1);
     metrics::histogram!(telemetry::REQUEST_SECONDS, "route" => route).record(seconds);
     response.headers_mut().insert("x-request-id", id);
-    super::headers::add(response.headers_mut());
+    browsers.add_to(response.headers_mut());
     response
 }

@@ -3,6 +3,7 @@
 //! A handler is: extract → one call on the service → wire struct. Wire structs stand beside their handlers; status codes are known to
 //! `error.rs` alone.
 
+mod access;
 mod answers;
 mod backup;
 mod datasets;
@@ -14,6 +15,7 @@ mod headers;
 mod inference;
 mod inputs;
 mod jobs;
+mod keys;
 mod labels;
 mod middleware;
 mod models;
@@ -35,9 +37,12 @@ use axum::Router;
 use axum::routing::MethodFilter;
 use tower_http::compression::CompressionLayer;
 
+use crate::model::key::{Scope, Scopes};
 use crate::service::Service;
 
+pub use access::Needs;
 pub use error::{ApiError, CODES};
+pub use headers::Cors;
 pub use packed::PackedLimits;
 
 /// What handlers share.
@@ -53,14 +58,23 @@ pub struct App {
     pub packed: PackedLimits,
     /// The model behind `/invocations`; without it, the only one there is.
     pub default_model: Option<Arc<str>>,
+    /// Origins whose pages may read replies.
+    pub cors: Arc<Cors>,
     /// Renders the metrics.
     pub metrics: fn() -> String,
 }
 
+/// What a route needs, by the words of its row.
+macro_rules! needs {
+    (Nothing) => { Needs::Nothing };
+    (AnyKey) => { Needs::OneOf(Scopes::ALL) };
+    ($($scope:ident)|+) => { Needs::OneOf(Scopes::of(&[$(Scope::$scope),+])) };
+}
+
 macro_rules! routes {
-    ($($method:ident $path:literal => $handler:path),* $(,)?) => {
-        /// Every route: method and path, for the test that compares them with `openapi.yaml`.
-        pub const ROUTES: &[(&str, &str)] = &[$((stringify!($method), $path)),*];
+    ($($method:ident $path:literal $($scope:ident)|+ => $handler:path),* $(,)?) => {
+        /// Every route: method, path and what it needs, for the tests that compare them with `openapi.yaml`.
+        pub const ROUTES: &[(&str, &str, Needs)] = &[$((stringify!($method), $path, needs!($($scope)|+))),*];
 
         fn table() -> Router<App> {
             Router::new()$(.route(segments($path), axum::routing::on(MethodFilter::$method, $handler)))*
@@ -74,62 +88,66 @@ fn segments(path: &'static str) -> &'static str {
 }
 
 routes! {
-    PUT    "/v1/datasets/{name}"                    => datasets::put,
-    GET    "/v1/datasets/{name}"                    => datasets::describe,
-    DELETE "/v1/datasets/{name}"                    => datasets::delete,
-    GET    "/v1/datasets"                           => datasets::list,
-    POST   "/v1/datasets/{name}/rows"               => datasets::append,
-    GET    "/v1/datasets/{name}/rows"               => datasets::rows,
-    DELETE "/v1/datasets/{name}/rows"               => datasets::erase_rows,
-    DELETE "/v1/datasets/{name}/rows/{row}"         => datasets::erase_row,
-    POST   "/v1/models/{name}/fits"                 => fits::create,
-    GET    "/v1/jobs/{id}"                          => jobs::show,
-    DELETE "/v1/jobs/{id}"                          => jobs::cancel,
-    GET    "/v1/jobs/{id}/events"                   => jobs::events,
-    GET    "/v1/models"                             => models::list,
-    GET    "/v1/models/{name}"                      => models::show,
-    DELETE "/v1/models/{name}"                      => models::delete,
-    GET    "/v1/models/{name}/versions"             => models::versions,
-    GET    "/v1/models/{name}/versions/{version}"   => models::version,
-    DELETE "/v1/models/{name}/versions/{version}"   => models::delete_version,
-    GET    "/v1/models/{name}/versions/{version}/diagnostics" => diagnostics::show,
-    GET    "/v1/models/{name}/aliases"              => models::aliases,
-    PUT    "/v1/models/{name}/aliases/{alias}"      => models::set_alias,
-    DELETE "/v1/models/{name}/aliases/{alias}"      => models::delete_alias,
-    GET    "/v1/models/{name}/traffic"              => traffic::show,
-    PUT    "/v1/models/{name}/traffic"              => traffic::set,
-    DELETE "/v1/models/{name}/traffic"              => traffic::end,
-    POST   "/v1/models/{name}/predict"              => predict::predict,
-    GET    "/v1/models/{name}/inputs"               => inputs::show,
-    POST   "/v1/models/{name}/predictions"          => predictions::create,
-    POST   "/v1/models/{name}/invocations"          => serving::invocations_of,
-    POST   "/v1/models/{name}:predict"              => serving::predict,
-    POST   "/v1/models/{name}/versions/{version}:predict" => serving::predict_version,
-    POST   "/v1/models/{name}/updates"              => updates::learn,
-    DELETE "/v1/models/{name}/updates/{sequence}"   => online::erase,
-    DELETE "/v1/models/{name}/updates/by-id/{id}"   => online::erase_event,
-    GET    "/v1/models/{name}/online"               => online::show,
-    GET    "/v1/models/{name}/events"               => online::events,
-    GET    "/v2"                                    => inference::json::server,
-    GET    "/v2/health/live"                        => inference::json::live,
-    GET    "/v2/health/ready"                       => inference::json::ready,
-    GET    "/v2/models/{name}"                      => inference::json::model,
-    GET    "/v2/models/{name}/ready"                => inference::json::model_ready,
-    POST   "/v2/models/{name}/infer"                => inference::json::infer,
-    GET    "/v2/models/{name}/versions/{version}"   => inference::json::version,
-    GET    "/v2/models/{name}/versions/{version}/ready" => inference::json::version_ready,
-    POST   "/v2/models/{name}/versions/{version}/infer" => inference::json::infer_version,
-    POST   "/v1/models/{name}/labels"               => labels::learn,
-    POST   "/invocations"                           => serving::invocations,
-    GET    "/ping"                                  => operations::ready,
-    GET    "/health"                                => operations::ready,
-    GET    "/version"                               => serving::version,
-    POST   "/v1/backup"                             => backup::create,
-    GET    "/livez"                                 => operations::live,
-    GET    "/readyz"                                => operations::ready,
-    GET    "/metrics"                               => operations::metrics,
-    GET    "/openapi.yaml"                          => operations::openapi,
-    GET    "/"                                      => operations::home,
+    PUT    "/v1/datasets/{name}"                                        Write        => datasets::put,
+    GET    "/v1/datasets/{name}"                                        Read         => datasets::describe,
+    DELETE "/v1/datasets/{name}"                                        Write        => datasets::delete,
+    GET    "/v1/datasets"                                               Read         => datasets::list,
+    POST   "/v1/datasets/{name}/rows"                                   Write        => datasets::append,
+    GET    "/v1/datasets/{name}/rows"                                   Read         => datasets::rows,
+    DELETE "/v1/datasets/{name}/rows"                                   Write        => datasets::erase_rows,
+    DELETE "/v1/datasets/{name}/rows/{row}"                             Write        => datasets::erase_row,
+    POST   "/v1/models/{name}/fits"                                     Write        => fits::create,
+    GET    "/v1/jobs/{id}"                                              Read|Write   => jobs::show,
+    DELETE "/v1/jobs/{id}"                                              Write        => jobs::cancel,
+    GET    "/v1/jobs/{id}/events"                                       Read|Write   => jobs::events,
+    GET    "/v1/models"                                                 Read         => models::list,
+    GET    "/v1/models/{name}"                                          Read         => models::show,
+    DELETE "/v1/models/{name}"                                          Write        => models::delete,
+    GET    "/v1/models/{name}/versions"                                 Read         => models::versions,
+    GET    "/v1/models/{name}/versions/{version}"                       Read         => models::version,
+    DELETE "/v1/models/{name}/versions/{version}"                       Write        => models::delete_version,
+    GET    "/v1/models/{name}/versions/{version}/diagnostics"           Read         => diagnostics::show,
+    GET    "/v1/models/{name}/aliases"                                  Read         => models::aliases,
+    PUT    "/v1/models/{name}/aliases/{alias}"                          Write        => models::set_alias,
+    DELETE "/v1/models/{name}/aliases/{alias}"                          Write        => models::delete_alias,
+    GET    "/v1/models/{name}/traffic"                                  Read         => traffic::show,
+    PUT    "/v1/models/{name}/traffic"                                  Write        => traffic::set,
+    DELETE "/v1/models/{name}/traffic"                                  Write        => traffic::end,
+    POST   "/v1/models/{name}/predict"                                  Predict      => predict::predict,
+    GET    "/v1/models/{name}/inputs"                                   Read         => inputs::show,
+    POST   "/v1/models/{name}/predictions"                              Write        => predictions::create,
+    POST   "/v1/models/{name}/invocations"                              Predict      => serving::invocations_of,
+    POST   "/v1/models/{name}:predict"                                  Predict      => serving::predict,
+    POST   "/v1/models/{name}/versions/{version}:predict"               Predict      => serving::predict_version,
+    POST   "/v1/models/{name}/updates"                                  Update       => updates::learn,
+    DELETE "/v1/models/{name}/updates/{sequence}"                       Write        => online::erase,
+    DELETE "/v1/models/{name}/updates/by-id/{id}"                       Write        => online::erase_event,
+    GET    "/v1/models/{name}/online"                                   Read         => online::show,
+    GET    "/v1/models/{name}/events"                                   Read         => online::events,
+    GET    "/v2"                                                        AnyKey       => inference::json::server,
+    GET    "/v2/health/live"                                            Nothing      => inference::json::live,
+    GET    "/v2/health/ready"                                           Nothing      => inference::json::ready,
+    GET    "/v2/models/{name}"                                          Read|Predict => inference::json::model,
+    GET    "/v2/models/{name}/ready"                                    Read|Predict => inference::json::model_ready,
+    POST   "/v2/models/{name}/infer"                                    Predict      => inference::json::infer,
+    GET    "/v2/models/{name}/versions/{version}"                       Read|Predict => inference::json::version,
+    GET    "/v2/models/{name}/versions/{version}/ready"                 Read|Predict => inference::json::version_ready,
+    POST   "/v2/models/{name}/versions/{version}/infer"                 Predict      => inference::json::infer_version,
+    POST   "/v1/models/{name}/labels"                                   Update       => labels::learn,
+    POST   "/invocations"                                               Predict      => serving::invocations,
+    GET    "/ping"                                                      Nothing      => operations::ready,
+    GET    "/health"                                                    Nothing      => operations::ready,
+    GET    "/version"                                                   AnyKey       => serving::version,
+    GET    "/v1/keys"                                                   Admin        => keys::list,
+    POST   "/v1/keys"                                                   Admin        => keys::create,
+    GET    "/v1/keys/{id}"                                              Admin        => keys::show,
+    DELETE "/v1/keys/{id}"                                              Admin        => keys::revoke,
+    POST   "/v1/backup"                                                 Admin        => backup::create,
+    GET    "/livez"                                                     Nothing      => operations::live,
+    GET    "/readyz"                                                    Nothing      => operations::ready,
+    GET    "/metrics"                                                   Read         => operations::metrics,
+    GET    "/openapi.yaml"                                              AnyKey       => operations::openapi,
+    GET    "/"                                                          AnyKey       => operations::home,
 }
 
 /// The same service over gRPC: the Open Inference Protocol, and nothing else.

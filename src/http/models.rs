@@ -16,16 +16,17 @@ use super::{App, extract};
 use crate::lsq::inference::{student_t_p, student_t_quantile};
 use crate::model::version::finite;
 use crate::model::{Covariance, Document, FitRecord, FoldRecord, State as ModelState, TargetRecord, ValidationRecord};
-use crate::service::{Model, ServiceError, Target, Version};
+use crate::service::{Holder, Model, ServiceError, Target, Version};
 
 /// The level of the confidence limits in a version.
 const LEVEL: f64 = 0.95;
 /// Past this many coefficients their standard errors are computed off the async threads.
 const LARGE: usize = 128;
 
-pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response, ApiError> {
+pub(super) async fn list(State(app): State<App>, holder: Holder, page: Page) -> Result<Response, ApiError> {
     let models = app.service.catalogue().all();
-    let mut after = models.range::<str, _>((Bound::Excluded(page.after.as_str()), Bound::Unbounded)).map(|(_, model)| model);
+    let after = models.range::<str, _>((Bound::Excluded(page.after.as_str()), Bound::Unbounded)).map(|(_, model)| model);
+    let mut after = after.filter(|model| holder.sees_model(&model.name));
     let items: Vec<_> = after.by_ref().take(page.limit as usize).cloned().collect();
     let next = after.next().is_some().then(|| items.last().map(|model| model.name.clone())).flatten();
     let items: Vec<Value> = items
@@ -48,16 +49,22 @@ pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response,
     Ok(Json(json!({"items": items, "next": next})).into_response())
 }
 
-pub(super) async fn show(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
-    document(&app, &name, None, &headers).await
+pub(super) async fn show(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    holder: Holder,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    document(&app, &holder, &name, None, &headers).await
 }
 
 pub(super) async fn version(
     State(app): State<App>,
     Path((name, version)): Path<(String, String)>,
+    holder: Holder,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    document(&app, &name, Some(&version), &headers).await
+    document(&app, &holder, &name, Some(&version), &headers).await
 }
 
 pub(super) async fn versions(State(app): State<App>, Path(name): Path<String>, page: Page) -> Result<Response, ApiError> {
@@ -131,7 +138,13 @@ pub(super) async fn delete_alias(State(app): State<App>, Path((name, alias)): Pa
 }
 
 /// The document of a version (`None`: the one behind the name), with its ETag.
-pub(super) async fn document(app: &App, name: &str, which: Option<&str>, headers: &HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn document(
+    app: &App,
+    holder: &Holder,
+    name: &str,
+    which: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let (model, version, state) = match which {
         Some(which) => app.service.version_of(name, which).await?,
         None => app.service.version(name).await?,
@@ -139,8 +152,9 @@ pub(super) async fn document(app: &App, name: &str, which: Option<&str>, headers
     let tag = extract::etag(&format!("{}-{}", version.number, state.sequence()));
     let summary = extract::accepts(headers, "text/plain");
     let large = version.design.width() * version.document.target.len() > LARGE;
+    let holder = holder.clone();
     let write = move || {
-        if summary { super::summary::table(&version, &state) } else { view(&model, &version, &state).to_string() }
+        if summary { super::summary::table(&holder, &version, &state) } else { view(&holder, &model, &version, &state).to_string() }
     };
     let body = if large {
         tokio::task::spawn_blocking(write).await.map_err(|_| ServiceError::Internal("a version could not be written"))?
@@ -309,8 +323,14 @@ fn validation_view(targets: &[String], validation: &ValidationRecord) -> Value {
     }
 }
 
-fn view(model: &Model, version: &Version, state: &ModelState) -> Value {
+/// The dataset that a version was fitted on, unless it is not there for them.
+pub(super) fn dataset<'a>(holder: &Holder, document: &'a Document) -> Option<&'a str> {
+    holder.sees_dataset(&document.dataset).then_some(&document.dataset)
+}
+
+fn view(holder: &Holder, model: &Model, version: &Version, state: &ModelState) -> Value {
     let document = &version.document;
+    let prior = document.prior.as_ref().filter(|prior| holder.sees_model(&prior.model));
     let lines: Vec<Value> = coefficients(version, state)
         .iter()
         .map(|line| {
@@ -322,9 +342,9 @@ fn view(model: &Model, version: &Version, state: &ModelState) -> Value {
         .collect();
     json!({
         "model": version.model, "version": version.number, "aliases": model.aliases_of(version.number),
-        "dataset": document.dataset, "estimator": document.estimator, "solver": document.solver,
+        "dataset": dataset(holder, document), "estimator": document.estimator, "solver": document.solver,
         "target": document.target, "features": document.features, "weights": document.weights, "intercept": document.intercept,
-        "online": document.online, "covariance": covariance_view(&document.covariance), "prior": document.prior, "moved": moved_view(document),
+        "online": document.online, "covariance": covariance_view(&document.covariance), "prior": prior, "moved": moved_view(document),
         "constraints": document.constraints, "selection": document.selection, "descent": document.descent,
         "coefficients": lines, "fit": fit_view(&document.target, &fit_now(version, state)), "validation": document.validation.as_ref().map(|validation| validation_view(&document.target, validation)),
         "warnings": document.warnings, "sequence": state.sequence(), "created_at": version.created_at, "fit_seconds": document.fit_seconds,

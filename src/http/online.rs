@@ -1,5 +1,6 @@
 //! How a model fares as it learns: `…/online`, `…/events`, and rows that it is to unlearn.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::{App, models};
 use crate::frame::Fault;
 use crate::model::State as ModelState;
 use crate::model::monitor::{Figures, LEVEL, MEMORY};
-use crate::service::{Channel, Event, Row, ServiceError, Version};
+use crate::service::{Channel, Event, Holder, Row, ServiceError, Version};
 
 /// How long a stream may be silent before a comment keeps it open.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -131,8 +132,21 @@ async fn erased(app: &App, name: &str, row: Row) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-fn block(event: &Event) -> Bytes {
-    Bytes::from(format!("id: {}\nevent: {}\ndata: {}\n\n", event.id(), event.kind, event.data))
+fn block(holder: &Holder, event: &Event) -> Bytes {
+    Bytes::from(format!("id: {}\nevent: {}\ndata: {}\n\n", event.id(), event.kind, told(holder, event)))
+}
+
+/// What happened, without the name of a dataset that is not there for them.
+fn told<'a>(holder: &Holder, event: &'a Event) -> Cow<'a, str> {
+    if event.kind == "erased"
+        && !holder.sees_all()
+        && let Ok(mut data) = serde_json::from_str::<Value>(&event.data)
+        && data["dataset"].as_str().is_some_and(|dataset| !holder.sees_dataset(dataset))
+    {
+        data["dataset"] = Value::Null;
+        return Cow::Owned(data.to_string());
+    }
+    Cow::Borrowed(&event.data)
 }
 
 /// Server-sent events, or by polling (`Accept: application/json`) those after the one named in `after`.
@@ -140,6 +154,7 @@ pub(super) async fn events(
     State(app): State<App>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    holder: Holder,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut after = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -154,7 +169,7 @@ pub(super) async fn events(
     }
     let channel = app.service.events(&name)?;
     if extract::media_type(&headers, header::ACCEPT).as_deref() == Some("application/json") {
-        return Ok(poll(&channel, after.as_deref()).into_response());
+        return Ok(poll(&holder, &channel, after.as_deref()).into_response());
     }
     let listening = channel.listen(after.as_deref());
     let mut first: Vec<Bytes> = Vec::new();
@@ -164,16 +179,16 @@ pub(super) async fn events(
         // A place to come back to, before anything has happened.
         first.push(Bytes::from(format!("id: {}\nevent: open\ndata: {{}}\n\n", channel.newest())));
     }
-    first.extend(listening.missed.iter().map(|event| block(event)));
+    first.extend(listening.missed.iter().map(|event| block(&holder, event)));
     let service = app.service.clone();
     let over = listening.missed.iter().any(|event| event.kind == "deleted");
     let rest = futures_util::stream::unfold((listening.next, over), move |(mut next, over)| {
-        let service = service.clone();
+        let (service, holder) = (service.clone(), holder.clone());
         async move {
             let mut silent = Duration::ZERO;
-            while !over && !service.is_stopping() {
+            while !over && !service.is_stopping() && holder.stands() {
                 let event = match tokio::time::timeout(LOOK, next.recv()).await {
-                    Ok(Ok(event)) => (block(&event), event.kind == "deleted"),
+                    Ok(Ok(event)) => (block(&holder, &event), event.kind == "deleted"),
                     Ok(Err(RecvError::Lagged(_))) => (Bytes::from_static(b"event: gap\ndata: {}\n\n"), false),
                     Ok(Err(RecvError::Closed)) => return None,
                     Err(_) if silent < SILENCE => {
@@ -194,14 +209,14 @@ pub(super) async fn events(
     Ok(response)
 }
 
-fn poll(channel: &Arc<Channel>, after: Option<&str>) -> Json<Value> {
+fn poll(holder: &Holder, channel: &Arc<Channel>, after: Option<&str>) -> Json<Value> {
     let newest = channel.newest();
     let listening = channel.listen(after);
     let items: Vec<Value> = listening
         .missed
         .iter()
         .map(|event| {
-            let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
+            let data: Value = serde_json::from_str(&told(holder, event)).unwrap_or_default();
             json!({"id": event.id(), "event": event.kind, "data": data})
         })
         .collect();

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::error::{ApiError, Code};
 use super::{App, serving};
+use crate::service::Holder;
 
 /// The contract, as it was when this binary was built.
 const OPENAPI: &str = include_str!("../../openapi.yaml");
@@ -26,18 +27,22 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     response
 }
 
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+pub(super) async fn metrics(State(app): State<App>, holder: Holder) -> Result<Response, ApiError> {
+    // Figures of all models stand in them, by name.
+    if !holder.sees_all() {
+        return Err(ApiError::new(Code::Forbidden, "the metrics tell of every model, and this key shows some"));
+    }
     app.service.gauge().await;
     let by_model = app.service.model_metrics() + &app.service.input_metrics();
-    text("text/plain; version=0.0.4; charset=utf-8", (app.metrics)() + &by_model)
+    Ok(text("text/plain; version=0.0.4; charset=utf-8", (app.metrics)() + &by_model))
 }
 
 pub(super) async fn openapi() -> Response {
     text("application/yaml", OPENAPI)
 }
 
-pub(super) async fn home(State(app): State<App>) -> Response {
-    let models = app.service.catalogue().all().len();
+pub(super) async fn home(State(app): State<App>, holder: Holder) -> Response {
+    let models = app.service.catalogue().all().keys().filter(|name| holder.sees_model(name)).count();
     text(
         "text/plain; charset=utf-8",
         format!(

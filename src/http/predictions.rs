@@ -4,7 +4,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use serde_json::Value;
 
 use super::error::{ApiError, Code};
 use super::extract::Path;
@@ -13,22 +12,34 @@ use super::wire::{Fields, refuse};
 use super::{App, datasets, extract, jobs, models};
 use crate::model::answers::MEMBERS;
 use crate::model::{Question, Wanted};
-use crate::service::{DatasetQuestion, JobState};
+use crate::service::{DatasetQuestion, Holder, JobState, ServiceError};
 
-pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    holder: Holder,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let body = extract::whole(body, app.body_limit).await?;
-    let mut idempotency = extract::idempotency(&headers, &["predictions", &name])?;
+    let mut idempotency = extract::idempotency(&holder, &headers, &["predictions", &name])?;
     if let Some((_, fingerprint)) = &mut idempotency {
         fingerprint.add(&body);
     }
     let asked = read(name, &body, extract::if_match(&headers))?;
+    if !holder.sees_dataset(&asked.dataset) {
+        return Err(ServiceError::FitDatasetNotFound.into());
+    }
+    if !holder.sees_dataset(&asked.into) {
+        return Err(ApiError::new(Code::Forbidden, "this key does not show datasets of the name in `into`"));
+    }
     let wait = extract::wait(&headers);
     let predicted = app.service.predict_dataset(asked, wait, idempotency).await?;
     let job = predicted.value;
     let mut response = match (job.state, job.problem.clone(), job.kind.dataset()) {
         (_, Some(problem), _) if !wait.is_zero() => ApiError::from(problem).into_response(),
         (JobState::Succeeded, None, Some(dataset)) if !wait.is_zero() => {
-            let mut response = datasets::reply(&app.service.describe_dataset(dataset).await?, StatusCode::CREATED, false);
+            let mut response = datasets::reply(&holder, &app.service.describe_dataset(dataset).await?, StatusCode::CREATED, false);
             if let Ok(location) = HeaderValue::from_str(&format!("/v1/datasets/{}", models::path_segment(dataset))) {
                 response.headers_mut().insert(header::LOCATION, location);
             }
@@ -46,8 +57,8 @@ pub(super) async fn create(State(app): State<App>, Path(name): Path<String>, hea
 fn read(reference: String, body: &[u8], if_match: Option<Vec<String>>) -> Result<DatasetQuestion, ApiError> {
     let mut fields = Fields::parse(body)?;
     let (dataset, into) = (fields.required_string("dataset"), fields.required_string("into"));
-    let columns = strings(&mut fields, "columns").unwrap_or_default();
-    let wanted = match strings(&mut fields, "fields") {
+    let columns = fields.strings("columns").unwrap_or_default();
+    let wanted = match fields.strings("fields") {
         None => Wanted::USUAL,
         Some(names) => Wanted::listed(names.iter().map(String::as_str)).unwrap_or_else(|| {
             fields.fault("fields", format!("`fields` lists {MEMBERS}"));
@@ -66,15 +77,4 @@ fn read(reference: String, body: &[u8], if_match: Option<Vec<String>>) -> Result
     };
     refuse(Code::InvalidRequest, fields.into_faults())?;
     Ok(DatasetQuestion { reference, dataset, into, columns, question, wanted, at, skip_missing, if_match })
-}
-
-/// A list of texts.
-fn strings(fields: &mut Fields, name: &str) -> Option<Vec<String>> {
-    match fields.take(name)? {
-        Value::Array(list) if list.iter().all(Value::is_string) => Some(list.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
-        _ => {
-            fields.fault(name, format!("`{name}` is a list of texts"));
-            None
-        }
-    }
 }

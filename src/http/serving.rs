@@ -16,13 +16,13 @@ use super::extract::{self, Path};
 use super::inference::interval;
 use super::predict::{off_thread, push_rows, stamp};
 use super::wire::{escape, not_of_its_form, refuse};
-use super::{App, operations};
+use super::{App, access, operations};
 use crate::frame::Fault;
 use crate::frame::reply::{push_json_string, push_number};
 use crate::frame::rows::{Rows, RowsOptions, parse_csv};
 use crate::frame::serving::{Form, parse_served};
 use crate::model::prediction::Question;
-use crate::service::{Answerer, Caller, Predicted, ServiceError};
+use crate::service::{Answerer, Caller, Holder, Predicted, ServiceError};
 
 /// Bodies larger than this leave the async threads.
 const LARGE: usize = 64 * 1024;
@@ -55,12 +55,15 @@ impl Dialect {
 }
 
 /// `POST /invocations`: the model that the settings name, or the only one there is.
-pub(super) async fn invocations(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn invocations(State(app): State<App>, holder: Holder, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let name = match &app.default_model {
-        Some(name) => name.to_string(),
+        Some(name) => {
+            access::model(&holder, name)?;
+            name.to_string()
+        }
         None => {
             let models = app.service.catalogue().all();
-            let mut names = models.keys();
+            let mut names = models.keys().filter(|name| holder.sees_model(name));
             match (names.next(), names.next()) {
                 (Some(name), None) => name.clone(),
                 (None, _) => return Err(ApiError::new(Code::ModelNotFound, "there is no model yet")),

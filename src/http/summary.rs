@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::models::{coefficients, fit_now};
+use super::models::{coefficients, dataset, fit_now};
 use crate::model::State;
-use crate::service::Version;
+use crate::service::{Holder, Version};
 
 /// The table.
-pub(super) fn table(version: &Version, state: &State) -> String {
+pub(super) fn table(holder: &Holder, version: &Version, state: &State) -> String {
     let document = &version.document;
     let fit = fit_now(version, state);
     let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), significant);
@@ -17,7 +17,7 @@ pub(super) fn table(version: &Version, state: &State) -> String {
     let _ = writeln!(
         text,
         "dataset {}   observations {}   rank {}   degrees of freedom {}   solver {}",
-        document.dataset,
+        dataset(holder, document).unwrap_or("-"),
         fit.observations,
         fit.rank,
         significant(fit.degrees_of_freedom),

@@ -14,7 +14,7 @@ use super::{App, extract, models};
 use crate::frame::Fault;
 use crate::model::score::{self, LEVEL};
 use crate::model::{Better, Difference, Paired, Plan, Scores, Tally};
-use crate::service::{Member, Role, ServiceError, SetTraffic, SplitSet, Traffic};
+use crate::service::{Holder, Member, Role, ServiceError, SetTraffic, SplitSet, Traffic};
 
 pub(super) async fn show(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
     let (model, traffic, scores) = app.service.traffic(&name).await?;
@@ -28,9 +28,15 @@ pub(super) async fn show(State(app): State<App>, Path(name): Path<String>) -> Re
     Ok(response)
 }
 
-pub(super) async fn set(State(app): State<App>, Path(model): Path<String>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn set(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    holder: Holder,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(&headers, &["traffic", &model])?.map(|(key, mut fingerprint)| {
+    let idempotency = extract::idempotency(&holder, &headers, &["traffic", &model])?.map(|(key, mut fingerprint)| {
         fingerprint.add(&body);
         fingerprint.key(&key)
     });

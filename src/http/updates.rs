@@ -18,7 +18,7 @@ use crate::frame::arrow_stream::parse_arrow;
 use crate::frame::reply::push_json_string;
 use crate::frame::rows::{Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::frame::{Fault, Lines};
-use crate::service::{Acknowledgement, ServiceError, StreamedUpdate, Update, UpdateReply, Version};
+use crate::service::{Acknowledgement, Holder, ServiceError, StreamedUpdate, Update, UpdateReply, Version};
 
 /// Bodies larger than this leave the async threads.
 const LARGE: usize = 64 * 1024;
@@ -42,14 +42,23 @@ pub(super) async fn learn(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     Extension(id): Extension<RequestId>,
+    holder: Holder,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
     let wanted = wanted(query.as_deref())?;
     match lines(dialect, &headers, &body) {
-        Some(lines) => stream(app, name, lines, wanted, id, headers, body).await,
-        None => whole(app, name, dialect, wanted, headers, body).await,
+        Some(lines) => {
+            let asked = StreamedUpdate {
+                if_match: extract::if_match(&headers),
+                idempotency: extract::idempotency(&holder, &headers, &["updates", "stream", &name])?,
+                reference: name,
+                lines,
+            };
+            stream(app, asked, wanted, id, headers, body).await
+        }
+        None => whole(app, name, dialect, wanted, &holder, headers, body).await,
     }
 }
 
@@ -97,19 +106,12 @@ pub(super) fn wanted(query: Option<&str>) -> Result<Wanted, ApiError> {
 
 async fn stream(
     app: App,
-    name: String,
-    lines: Lines,
+    asked: StreamedUpdate,
     wanted: Wanted,
     id: RequestId,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let asked = StreamedUpdate {
-        if_match: extract::if_match(&headers),
-        idempotency: extract::idempotency(&headers, &["updates", "stream", &name])?,
-        reference: name,
-        lines,
-    };
     let sized = body.size_hint().exact().is_some();
     let (version, told) = app.service.update_stream(asked, extract::stream(body)).await?;
     let mut told = Box::pin(told.fuse());
@@ -132,10 +134,18 @@ async fn stream(
     Ok(response)
 }
 
-async fn whole(app: App, name: String, dialect: Dialect, wanted: Wanted, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+async fn whole(
+    app: App,
+    name: String,
+    dialect: Dialect,
+    wanted: Wanted,
+    holder: &Holder,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let version = app.service.learner(&name).await?;
     let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(&headers, &["updates", &name])?.map(|(key, mut fingerprint)| {
+    let idempotency = extract::idempotency(holder, &headers, &["updates", &name])?.map(|(key, mut fingerprint)| {
         fingerprint.add(&body);
         fingerprint.key(&key)
     });

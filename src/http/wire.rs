@@ -92,6 +92,19 @@ impl Fields {
         self.string(field).unwrap_or_default()
     }
 
+    /// A list of texts.
+    pub(super) fn strings(&mut self, field: &str) -> Option<Vec<String>> {
+        match self.take(field)? {
+            Value::Array(list) if list.iter().all(Value::is_string) => {
+                Some(list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            }
+            _ => {
+                self.fault(field, format!("`{field}` is a list of texts"));
+                None
+            }
+        }
+    }
+
     pub(super) fn boolean(&mut self, field: &str) -> Option<bool> {
         match self.take(field)? {
             Value::Bool(value) => Some(value),

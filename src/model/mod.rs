@@ -5,6 +5,7 @@ pub mod answers;
 mod bytes;
 mod drift;
 pub mod inputs;
+pub mod key;
 pub mod monitor;
 pub mod name;
 pub mod prediction;

@@ -374,9 +374,19 @@ impl Service {
     ///
     /// # Errors
     /// The database's.
-    pub async fn list_datasets(&self, after: &str, limit: u32) -> Result<Vec<Description>, ServiceError> {
-        let rows = store::datasets::list(&mut *self.store.read().await?, after, limit).await?;
-        rows.into_iter().map(Description::of).collect()
+    pub async fn list_datasets(&self, after: &str, limit: u32, seen: impl Fn(&str) -> bool) -> Result<Vec<Description>, ServiceError> {
+        let mut connection = self.store.read().await?;
+        let (mut after, mut found) = (after.to_owned(), Vec::new());
+        loop {
+            let rows = store::datasets::list(&mut connection, &after, limit).await?;
+            let last = rows.last().map(|row| row.name.clone()).filter(|_| rows.len() == limit as usize);
+            found.extend(rows.into_iter().filter(|row| seen(&row.name)));
+            found.truncate(limit as usize);
+            match last {
+                Some(last) if found.len() < limit as usize => after = last,
+                _ => return found.into_iter().map(Description::of).collect(),
+            }
+        }
     }
 
     /// Deletes a dataset. Models fitted on it stay.

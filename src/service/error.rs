@@ -70,6 +70,12 @@ pub enum ServiceError {
     /// No such job.
     #[error("there is no job of this id")]
     JobNotFound,
+    /// No such key.
+    #[error("there is no key of this id")]
+    KeyNotFound,
+    /// The key of a request that takes long is not good any more.
+    #[error("the key of this request was revoked meanwhile, or has expired")]
+    KeyEnded,
     /// `If-Match` names another state.
     #[error("the resource has changed: its ETag is not the one in If-Match")]
     Precondition,
@@ -123,6 +129,12 @@ fn summary(faults: &[Fault]) -> String {
 }
 
 impl ServiceError {
+    /// A fit starts from a model that is not there.
+    #[must_use]
+    pub fn prior_not_found() -> Self {
+        Self::request("/prior/model", "there is no such pretrained model or version")
+    }
+
     /// One fault of a request at a JSON pointer.
     pub(crate) fn request(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Request(vec![Fault { pointer: pointer.into(), detail: detail.into() }])

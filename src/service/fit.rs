@@ -76,9 +76,8 @@ impl Service {
     /// The pretrained model that a specification names.
     async fn pretrained(&self, specification: &Specification) -> Result<Option<Pretrained>, ServiceError> {
         let Some(prior) = &specification.prior else { return Ok(None) };
-        let missing = |_| ServiceError::request("/prior/model", "there is no such pretrained model or version");
         let reference = prior.version.map_or_else(|| prior.model.clone(), |version| format!("{}@{version}", prior.model));
-        let (_, version, state) = self.version(&reference).await.map_err(missing)?;
+        let (_, version, state) = self.version(&reference).await.map_err(|_| ServiceError::prior_not_found())?;
         Ok(Some(Pretrained { version, state }))
     }
 }

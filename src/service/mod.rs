@@ -17,6 +17,7 @@ mod fit;
 mod idempotency;
 mod inputs;
 mod jobs;
+pub mod keys;
 mod label;
 mod learn;
 mod models;
@@ -48,6 +49,7 @@ pub use events::{Channel, Event, Listening};
 pub use idempotency::{Fingerprint, IdempotencyKey, Replayable};
 pub use inputs::{Looked, Span, Unwatched, Watched};
 pub use jobs::{Job, JobKind, JobState};
+pub use keys::{Holder, Key, Keyring, Made, Unknown};
 pub use label::{Label, Labels, Observed};
 pub use learn::Reply as UpdateReply;
 pub use predict::{Answerer, Caller, Predicted};
@@ -90,6 +92,7 @@ pub struct Service {
     store: Store,
     writer: writer::Writer,
     catalogue: Catalogue,
+    keyring: Arc<Keyring>,
     jobs: jobs::Jobs,
     pool: Semaphore,
     pins: Arc<datasets::Pins>,
@@ -118,11 +121,13 @@ impl std::fmt::Debug for Service {
 pub struct Closing {
     store: Store,
     writer: std::thread::JoinHandle<()>,
+    keys: keys::Following,
 }
 
 impl Closing {
     /// Waits until everything queued is on disk and the file is closed. All handles on the service must be dropped before.
     pub async fn wait(self) {
+        self.keys.stop().await;
         self.store.close().await;
         // A writer that panicked has logged it; there is nothing more to close.
         let _ = tokio::task::spawn_blocking(move || self.writer.join()).await;
@@ -145,6 +150,8 @@ impl Service {
         if interrupted > 0 {
             tracing::warn!(jobs = interrupted, "jobs were interrupted by the end of the last process");
         }
+        let keyring = Arc::new(Keyring::default());
+        let keys = keys::Following::start(keyring.clone(), store.connect().await?).await?;
         let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
         let (writer, thread, failed) =
             writer::Writer::start(connection, drifts).map_err(|_| ServiceError::Internal("the writer's thread could not be started"))?;
@@ -153,6 +160,7 @@ impl Service {
             store: store.clone(),
             writer,
             catalogue: Catalogue::default(),
+            keyring,
             jobs: jobs::Jobs::default(),
             pool: Semaphore::new(settings.compute_threads.max(1)),
             pins: Arc::default(),
@@ -170,7 +178,7 @@ impl Service {
         if settings.watch_inputs {
             tokio::spawn(inputs::follow(Arc::downgrade(&service)));
         }
-        Ok((service, Closing { store, writer: thread }))
+        Ok((service, Closing { store, writer: thread, keys }))
     }
 
     /// Loads the models and replays the log of every version behind an alias; then the service is ready.

@@ -21,6 +21,9 @@ pub enum StoreError {
     /// SQLite older than 3.51.3.
     #[error("SQLite {0} is linked, but versions before 3.51.3 can corrupt a database in WAL mode; build lsqd with its bundled SQLite")]
     OldSqlite(String),
+    /// A running server of another version has the file.
+    #[error("the server that has this database open is of another version; use the lsqd of that version, or stop it first")]
+    OtherSchema,
     /// Another process has the file.
     #[error("another lsqd has this database open; stop it, or give this one a file of its own")]
     InUse,

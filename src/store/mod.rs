@@ -11,6 +11,7 @@ pub mod datasets;
 pub mod error;
 pub mod idempotency;
 pub mod jobs;
+pub mod keys;
 pub mod models;
 pub mod remembered;
 pub mod traffic;
@@ -48,6 +49,7 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 pub struct Store {
     readers: SqlitePool,
     path: Arc<Path>,
+    reading: SqliteConnectOptions,
     /// Held for as long as the database is open: two servers on one file would each keep models in memory that the other changes.
     _lock: Arc<std::fs::File>,
 }
@@ -63,32 +65,20 @@ impl Store {
         for ending in [COPY, RESTORED] {
             let _ = std::fs::remove_file(beside(path, ending));
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .page_size(8192) // column chunks are long blobs; updates are short: a compromise between overflow chains and bytes per commit
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(if planted::has(Bug::SynchronousNormal) { SqliteSynchronous::Normal } else { SqliteSynchronous::Full })
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5))
-            .pragma("trusted_schema", "OFF")
-            .pragma("cell_size_check", "ON")
-            // What is erased is overwritten, not only let go of.
-            .pragma("secure_delete", "ON")
-            .pragma("journal_size_limit", "67108864")
-            .disable_statement_logging();
+        let options = options(path);
         let mut writer = options.clone().pragma("wal_autocheckpoint", "4000").connect().await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&mut writer).await?;
         if version_number(&version) < OLDEST_SQLITE {
             return Err(StoreError::OldSqlite(version));
         }
         MIGRATIONS.run(&mut writer).await.map_err(StoreError::from_migration)?;
+        let reading = options.pragma("wal_autocheckpoint", "0").pragma("query_only", "ON");
         let readers = SqlitePoolOptions::new()
             .max_connections(readers.max(1))
             .acquire_timeout(Duration::from_secs(30))
-            .connect_with(options.pragma("wal_autocheckpoint", "0").pragma("query_only", "ON"))
+            .connect_with(reading.clone())
             .await?;
-        Ok((Self { readers, path: path.into(), _lock: Arc::new(lock) }, writer))
+        Ok((Self { readers, path: path.into(), reading, _lock: Arc::new(lock) }, writer))
     }
 
     /// A reader's connection.
@@ -105,10 +95,55 @@ impl Store {
         &self.path
     }
 
+    /// A reading connection of the caller's own, for what must not wait until others have read. Whoever asks for it closes it.
+    ///
+    /// # Errors
+    /// The file cannot be opened any more.
+    pub async fn connect(&self) -> Result<Connection, StoreError> {
+        Ok(self.reading.connect().await?)
+    }
+
     /// Closes the readers. The writer's connection is closed by its owner.
     pub async fn close(&self) {
         self.readers.close().await;
     }
+}
+
+/// How the file is opened, whoever does it.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .page_size(8192) // column chunks are long blobs; updates are short: a compromise between overflow chains and bytes per commit
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(if planted::has(Bug::SynchronousNormal) { SqliteSynchronous::Normal } else { SqliteSynchronous::Full })
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("trusted_schema", "OFF")
+        .pragma("cell_size_check", "ON")
+        // What is erased is overwritten, not only let go of.
+        .pragma("secure_delete", "ON")
+        .pragma("journal_size_limit", "67108864")
+        .disable_statement_logging()
+}
+
+/// Opens a file that a server has, to write a little beside it.
+///
+/// # Errors
+/// The file cannot be opened, or is not of this version's schema.
+async fn connect_beside(path: &Path) -> Result<Connection, StoreError> {
+    let mut connection = options(path).create_if_missing(false).pragma("wal_autocheckpoint", "0").connect().await?;
+    let applied: Vec<(i64,)> = sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(&mut connection).await?;
+    if applied.into_iter().map(|(version,)| version).eq(MIGRATIONS.iter().map(|migration| migration.version)) {
+        Ok(connection)
+    } else {
+        Err(StoreError::OtherSchema)
+    }
+}
+
+/// Closes a connection.
+pub async fn close(connection: Connection) -> Result<(), StoreError> {
+    Ok(connection.close().await?)
 }
 
 /// Begins a write transaction. `IMMEDIATE`: the lock is taken now, not at the first write, so it cannot fail half-way.

@@ -79,13 +79,29 @@ impl Server {
         self.run().await;
     }
 
+    /// The database file.
+    pub(crate) fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join("lsqd.db")
+    }
+
+    /// Makes a key over HTTP, with the key that is given if the server asks for one: its id and the whole of it.
+    pub(crate) async fn make_key(&self, with: Option<&str>, grant: Value) -> (String, String) {
+        let request = self.post("/v1/keys").json(&grant);
+        let made = match with {
+            Some(key) => request.key(key),
+            None => request,
+        };
+        let made = made.expect(201).await.json();
+        (made["id"].as_str().unwrap().to_owned(), made["token"].as_str().unwrap().to_owned())
+    }
+
     /// The database file, with what is not folded into it yet.
     pub(crate) fn bytes_of_the_database(&self) -> Vec<u8> {
         let read = |name: &str| std::fs::read(self.directory.path().join(name)).unwrap_or_default();
         [read("lsqd.db"), read("lsqd.db-wal")].concat()
     }
 
-    fn request(&self, method: &'static str, path: impl Into<String>) -> Request<'_> {
+    pub(crate) fn request(&self, method: &'static str, path: impl Into<String>) -> Request<'_> {
         Request { server: self, method, path: path.into(), headers: Vec::new(), body: None }
     }
 
@@ -108,6 +124,12 @@ impl Server {
     /// Stores a CSV table as a new or replaced dataset.
     pub(crate) async fn table(&self, name: &str, csv: &str) {
         let reply = self.put(format!("/v1/datasets/{name}")).csv(csv).send().await;
+        assert!(matches!(reply.status, 200 | 201), "{}", reply.text());
+    }
+
+    /// The same where a key is needed.
+    pub(crate) async fn table_with(&self, key: &str, name: &str, csv: &str) {
+        let reply = self.put(format!("/v1/datasets/{name}")).key(key).csv(csv).send().await;
         assert!(matches!(reply.status, 200 | 201), "{}", reply.text());
     }
 
@@ -140,6 +162,11 @@ impl Request<'_> {
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Shows a key.
+    pub(crate) fn key(self, key: &str) -> Self {
+        self.header("authorization", format!("Bearer {key}"))
     }
 
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
@@ -211,7 +238,7 @@ impl Request<'_> {
 /// A reply that has passed the contract.
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 

@@ -89,7 +89,7 @@ impl Contract {
             assert_eq!(problem["request_id"], text("x-request-id").unwrap(), "{place}: {shown}");
         }
         let Some(operation) = self.operation(method, path) else {
-            assert!(matches!(status, 404 | 405), "{place}: neither in the contract nor refused");
+            assert!(matches!(status, 401 | 404 | 405), "{place}: neither in the contract nor refused");
             assert_eq!(media, "application/problem+json", "{place}: {shown}");
             let faults = self.faults(&json!({"$ref": "#/components/schemas/Problem"}), &parsed());
             assert!(faults.is_empty(), "{place}: {faults:?}: {shown}");
@@ -148,11 +148,28 @@ fn walk(value: &Value, pointer: &str, visit: &mut impl FnMut(&str, &Value)) {
 
 #[test]
 fn routes_and_contract_agree_both_ways() {
-    let mut routes: Vec<String> = lsqd::http::ROUTES.iter().map(|(method, path)| format!("{method} {path}")).collect();
+    let mut routes: Vec<String> = lsqd::http::ROUTES.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
     let mut documented: Vec<String> = CONTRACT.operations().iter().map(|(method, path, _)| format!("{method} {path}")).collect();
     routes.sort_unstable();
     documented.sort_unstable();
     assert_eq!(routes, documented);
+}
+
+#[test]
+fn scopes_of_routes_and_contract_agree() {
+    let documented: HashMap<(String, String), &Value> =
+        CONTRACT.operations().into_iter().map(|(method, path, operation)| ((method, path), operation)).collect();
+    for (method, path, needs) in lsqd::http::ROUTES {
+        let operation = documented[&((*method).to_owned(), (*path).to_owned())];
+        let words = needs.words();
+        if words.is_empty() {
+            assert_eq!(operation["security"], json!([]), "{method} {path} is everybody's");
+            assert!(operation.get("x-scopes").is_none(), "{method} {path}");
+        } else {
+            assert_eq!(operation["x-scopes"], json!(words), "{method} {path}");
+            assert!(operation.get("security").is_none(), "{method} {path}");
+        }
+    }
 }
 
 #[test]
@@ -164,6 +181,10 @@ fn error_codes_and_contract_agree() {
 fn references_lead_somewhere_and_every_component_is_used() {
     let mut used = std::collections::BTreeSet::new();
     walk(CONTRACT.document(), "", &mut |_, value| {
+        // Ways to say who asks are named and not referred to.
+        for way in value.get("security").and_then(Value::as_array).into_iter().flatten() {
+            used.extend(way.as_object().unwrap().keys().map(|name| format!("securitySchemes/{name}")));
+        }
         if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
             CONTRACT.resolve(value);
             used.insert(reference.trim_start_matches("#/components/").to_owned());

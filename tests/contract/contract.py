@@ -13,22 +13,26 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def call(address, method, path, body, media):
-    request = urllib.request.Request(address + path, body.encode(), {"content-type": media}, method=method)
-    urllib.request.urlopen(request).read()
+def call(address, method, path, body, media, key=None):
+    headers = {"content-type": media} | ({"authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(address + path, body.encode(), headers, method=method)
+    return urllib.request.urlopen(request).read()
 
 
 def main(address, examples="25"):
+    # Keys will be made of the contract too, and from the first on requests need one.
+    key = json.loads(call(address, "POST", "/v1/keys", json.dumps({"scopes": ["admin"]}), "application/json"))["token"]
     # Something for requests to meet; hooks.py has about half of them name it.
     table = "x,region,y\n" + "".join(f"{row % 7},{'north' if row % 3 else 'south'},{row % 7 + row % 3 * 0.25}\n" for row in range(40))
-    call(address, "PUT", "/v1/datasets/table", table, "text/csv")
+    call(address, "PUT", "/v1/datasets/table", table, "text/csv", key)
     for _ in range(2):
-        call(address, "POST", "/v1/models/model/fits", json.dumps({"dataset": "table", "target": "y"}), "application/json")
+        call(address, "POST", "/v1/models/model/fits", json.dumps({"dataset": "table", "target": "y"}), "application/json", key)
     command = [
         sys.executable, "-B", "-m", "schemathesis.cli",
         "--config-file", str(HERE / "schemathesis.toml"),
         "run", str(HERE.parent.parent / "openapi.yaml"),
         "--url", address,
+        "--header", f"Authorization: Bearer {key}",
         "--checks", "all",
         "--max-examples", examples,
         "--phases", "examples,coverage,fuzzing",

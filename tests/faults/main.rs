@@ -555,6 +555,7 @@ async fn a_failed_sync_turns_readiness_off() {
         upload_limit: 0,
         packed: lsqd::http::PackedLimits { bytes: 0, ratio: 0 },
         default_model: None,
+        cors: std::sync::Arc::default(),
         metrics: String::new,
     };
     let router = lsqd::http::router(app);

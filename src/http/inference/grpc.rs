@@ -20,11 +20,12 @@ use tonic::{Code, Status};
 
 use super::super::error::ApiError;
 use super::super::predict::off_thread;
-use super::super::{App, error, extract, middleware, packed};
+use super::super::{App, Needs, access, error, extract, middleware, packed};
 use super::protobuf::{Field, Fields, Message, NotAMessage, count_varints, varints};
 use super::{Answered, Asked, Described, LARGE, NAME, described, malformed, output};
 use crate::frame::tensor::{Datatype, Elements, Tensor};
-use crate::service::{Caller, ServiceError};
+use crate::model::key::{Scope, Scopes};
+use crate::service::{Caller, Holder, ServiceError};
 use crate::telemetry;
 
 /// Bytes before a message: whether it is packed, and its length.
@@ -69,7 +70,18 @@ impl Method {
         matches!(self, Self::ModelReady | Self::ModelMetadata | Self::ModelInfer | Self::RepositoryIndex)
     }
 
-    async fn answer(self, app: &App, message: Bytes, headers: &HeaderMap) -> Result<tonic::Response<Vec<u8>>, ApiError> {
+    /// What a call needs: liveness is everybody's, as over HTTP.
+    fn needs(self) -> Needs {
+        match self {
+            Self::ServerLive | Self::ServerReady | Self::Health => Needs::Nothing,
+            Self::ServerMetadata => Needs::OneOf(Scopes::ALL),
+            Self::ModelReady | Self::ModelMetadata => Needs::OneOf(Scopes::of(&[Scope::Read, Scope::Predict])),
+            Self::ModelInfer => Needs::OneOf(Scopes::of(&[Scope::Predict])),
+            Self::RepositoryIndex => Needs::OneOf(Scopes::of(&[Scope::Read])),
+        }
+    }
+
+    async fn answer(self, app: &App, holder: &Holder, message: Bytes, headers: &HeaderMap) -> Result<tonic::Response<Vec<u8>>, ApiError> {
         if self.needs_models() && !app.service.is_ready() {
             return Err(ServiceError::Unavailable("the server is starting or stopping; try again in a moment").into());
         }
@@ -77,10 +89,10 @@ impl Method {
             Self::ServerLive => Ok(truth(true)),
             Self::ServerReady => Ok(truth(app.service.is_ready())),
             Self::ServerMetadata => Ok(server_metadata()),
-            Self::ModelReady => model_ready(app, &message).await,
-            Self::ModelMetadata => model_metadata(app, &message).await,
-            Self::ModelInfer => return infer(app, message, headers).await,
-            Self::RepositoryIndex => Ok(index(app)),
+            Self::ModelReady => model_ready(app, holder, &message).await,
+            Self::ModelMetadata => model_metadata(app, holder, &message).await,
+            Self::ModelInfer => return infer(app, holder, message, headers).await,
+            Self::RepositoryIndex => Ok(index(app, holder)),
             // 1 is SERVING, 2 NOT_SERVING.
             Self::Health => {
                 let mut reply = Message::default();
@@ -93,13 +105,19 @@ impl Method {
 }
 
 /// Any call, with its id, its log line and its metrics.
-pub(in crate::http) async fn call(State(app): State<App>, request: Request) -> Response {
+pub(in crate::http) async fn call(State(app): State<App>, mut request: Request) -> Response {
     let begun = Instant::now();
     let id = middleware::request_id(&request);
     let method = Method::ALL.into_iter().find(|(path, _)| *path == request.uri().path());
     let route = method.map_or("unmatched", |(path, _)| path);
+    let needs = method.map_or(Needs::OneOf(Scopes::ALL), |(_, method)| method.needs());
+    let admitted = access::authorise(&app, request.headers_mut(), needs);
+    let key = admitted.as_ref().ok().and_then(Holder::id);
     let mut response = if is_grpc(request.headers()) {
-        unary(&app, method.map(|(_, method)| method), request, id.to_str().unwrap_or_default()).await
+        match &admitted {
+            Ok(holder) => unary(&app, holder, method.map(|(_, method)| method), request, id.to_str().unwrap_or_default()).await,
+            Err(refusal) => self::status(refusal, id.to_str().unwrap_or_default()).into_http(),
+        }
     } else {
         StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response()
     };
@@ -109,7 +127,7 @@ pub(in crate::http) async fn call(State(app): State<App>, request: Request) -> R
         None => response.status().as_str().to_owned(),
     };
     let seconds = begun.elapsed().as_secs_f64();
-    tracing::info!(target: "lsqd::http", request_id = id.to_str().unwrap_or("unknown"), method = "gRPC", route, status, seconds, "answered");
+    tracing::info!(target: "lsqd::http", request_id = id.to_str().unwrap_or("unknown"), key, method = "gRPC", route, status, seconds, "answered");
     metrics::counter!(telemetry::REQUESTS, "route" => route, "method" => "gRPC", "status" => status).increment(1);
     metrics::histogram!(telemetry::REQUEST_SECONDS, "route" => route).record(seconds);
     response.headers_mut().insert("x-request-id", id);
@@ -131,6 +149,8 @@ fn status(error: &ApiError, request_id: &str) -> Status {
     let (status, code, detail) = error.told();
     let kind = match status {
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Code::InvalidArgument,
+        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        StatusCode::FORBIDDEN => Code::PermissionDenied,
         StatusCode::NOT_FOUND => Code::NotFound,
         StatusCode::REQUEST_TIMEOUT => Code::DeadlineExceeded,
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
@@ -144,7 +164,7 @@ fn status(error: &ApiError, request_id: &str) -> Status {
 }
 
 /// One message in, one out.
-async fn unary(app: &App, method: Option<Method>, request: Request, id: &str) -> Response {
+async fn unary(app: &App, holder: &Holder, method: Option<Method>, request: Request, id: &str) -> Response {
     let Some(method) = method else {
         return Status::unimplemented("there is no such method here").into_http();
     };
@@ -169,7 +189,7 @@ async fn unary(app: &App, method: Option<Method>, request: Request, id: &str) ->
     }
     let service = tower::service_fn(|message: tonic::Request<Bytes>| async {
         let (metadata, _, message) = message.into_parts();
-        let reply = method.answer(app, message, &metadata.into_headers()).await;
+        let reply = method.answer(app, holder, message, &metadata.into_headers()).await;
         reply.map_err(|error| status(&error, id))
     });
     server.unary(service, Request::from_parts(parts, Full::new(body))).await.map(Body::new)
@@ -263,8 +283,11 @@ fn named(message: &[u8]) -> Result<(String, String), ApiError> {
     Ok((name, version))
 }
 
-async fn model_ready(app: &App, message: &[u8]) -> Result<Vec<u8>, ApiError> {
+async fn model_ready(app: &App, holder: &Holder, message: &[u8]) -> Result<Vec<u8>, ApiError> {
     let (name, which) = named(message)?;
+    if !holder.sees_model(&name) {
+        return Ok(truth(false));
+    }
     let found = if which.is_empty() { app.service.version(&name).await } else { app.service.version_of(&name, &which).await };
     match found {
         Ok(_) => Ok(truth(true)),
@@ -274,8 +297,9 @@ async fn model_ready(app: &App, message: &[u8]) -> Result<Vec<u8>, ApiError> {
     }
 }
 
-async fn model_metadata(app: &App, message: &[u8]) -> Result<Vec<u8>, ApiError> {
+async fn model_metadata(app: &App, holder: &Holder, message: &[u8]) -> Result<Vec<u8>, ApiError> {
     let (name, which) = named(message)?;
+    access::model(holder, &name)?;
     let (versions, version) = if which.is_empty() {
         let (model, version, _) = app.service.version(&name).await?;
         (model.versions.keys().map(u64::to_string).collect::<Vec<_>>(), version)
@@ -303,9 +327,9 @@ fn tensor_metadata(tensor: &Described) -> Vec<u8> {
 }
 
 /// Every model, with the version that it serves.
-fn index(app: &App) -> Vec<u8> {
+fn index(app: &App, holder: &Holder) -> Vec<u8> {
     let mut reply = Message::default();
-    for model in app.service.catalogue().all().values() {
+    for model in app.service.catalogue().all().values().filter(|model| holder.sees_model(&model.name)) {
         for version in model.versions.keys() {
             let mut entry = Message::default();
             entry.text(1, &model.name);
@@ -526,11 +550,12 @@ fn elements<'a>(contents: &'a [u8], datatype: Datatype, shape: &[u64], place: us
     Ok(Elements::Numbers(values))
 }
 
-async fn infer(app: &App, message: Bytes, headers: &HeaderMap) -> Result<tonic::Response<Vec<u8>>, ApiError> {
+async fn infer(app: &App, holder: &Holder, message: Bytes, headers: &HeaderMap) -> Result<tonic::Response<Vec<u8>>, ApiError> {
     let (name, which) = {
         let request = Inference::parse(&message)?;
         (request.model.to_owned(), request.version.to_owned())
     };
+    access::model(holder, &name)?;
     let answerer = match which.as_str() {
         "" => app.service.answerer(&name, Caller { key: None, header: &extract::header_of(headers) }).await?,
         which => app.service.answerer_of(&name, which).await?,
