@@ -279,7 +279,8 @@ def generated(folder):
     """The client that a generator makes of the contract, without a word of complaint but for formats that it does not know."""
     contract = pathlib.Path(__file__).parents[2] / "openapi.yaml"
     known = {"text/csv": "application/octet-stream", "application/yaml": "text/plain"}
-    known |= {name: "application/octet-stream" for name in ("application/x-ndjson", "application/vnd.apache.arrow.stream")}
+    binary = ("application/x-ndjson", "application/vnd.apache.arrow.stream", "application/vnd.sqlite3")
+    known |= {name: "application/octet-stream" for name in binary}
     (folder / "config.json").write_text(json.dumps({"post_hooks": [], "content_type_overrides": known}))
     arguments = ["generate", "--path", contract, "--output-path", folder / "lsqd_client", "--meta", "none"]
     command = [sys.executable, "-m", "openapi_python_client", *arguments, "--config", folder / "config.json", "--fail-on-warning"]
