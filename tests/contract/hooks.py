@@ -36,6 +36,9 @@ def map_path_parameters(ctx, path_parameters):
     if not path_parameters or not half(path_parameters):
         return path_parameters
     path, method = ctx.operation.path, ctx.operation.method.upper()
+    # Events of what is there go on until the request times out; tests/api has them.
+    if path.endswith("/events"):
+        return path_parameters
     if method == "DELETE" and path in ("/v1/datasets/{name}", "/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
         return path_parameters
     known = {"name": "table" if path.startswith("/v1/datasets") else "model", "version": "1", "sequence": 1, "row": 0}
