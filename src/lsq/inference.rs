@@ -122,22 +122,42 @@ pub fn chi_squared_quantile(tail: f64, degrees: f64) -> f64 {
     let half = 0.5 * degrees;
     let constant = -half * std::f64::consts::LN_2 - ln_gamma(half);
     let density = |x: f64| ((half - 1.0).mul_add(x.ln(), constant) - 0.5 * x).exp();
-    let (mut low, mut high) = (0.0_f64, degrees.max(1.0));
-    while chi_squared_p(high, degrees) > tail && high < 1e150 {
+    let p = |x| chi_squared_p(x, degrees);
+    let (low, high) = bracket(tail, degrees.max(1.0), 2.0, p);
+    where_tail_is(tail, (low, high), high, 1e-14, p, density)
+}
+
+/// A lower and an upper bound of the x > 0 for which the falling `p` is `tail`: the upper one grows from `high` by a factor.
+fn bracket(tail: f64, mut high: f64, growth: f64, p: impl Fn(f64) -> f64) -> (f64, f64) {
+    let mut low = 0.0;
+    while p(high) > tail && high < 1e150 {
         low = high;
-        high *= 2.0;
+        high *= growth;
     }
-    let mut x = high;
+    (low, high)
+}
+
+/// The x > 0 in a bracket for which the falling `p`, whose derivative is −`density`, is `tail`: by Newton's method on ln p, halving the
+/// bracket where that leaves it, until a step is at most `tolerance` of x.
+fn where_tail_is(
+    tail: f64,
+    (mut low, mut high): (f64, f64),
+    start: f64,
+    tolerance: f64,
+    p: impl Fn(f64) -> f64,
+    density: impl Fn(f64) -> f64,
+) -> f64 {
+    let mut x = start;
     for _ in 0..200 {
-        let p = chi_squared_p(x, degrees);
-        if p > tail {
+        let above = p(x);
+        if above > tail {
             low = x
         } else {
             high = x
         }
-        let next = x + p * (p / tail).ln() / density(x);
+        let next = x + above * (above / tail).ln() / density(x);
         let next = if next > low && next < high { next } else { 0.5 * (low + high) };
-        if (next - x).abs() <= 1e-14 * x {
+        if (next - x).abs() <= tolerance * x {
             return next;
         }
         x = next;
@@ -173,30 +193,10 @@ pub fn student_t_quantile(level: f64, degrees: f64) -> f64 {
     }
     // The density is ½·(1 + t²/ν)^(−(ν+1)/2) / (√ν·B(½, ν/2)) on each side.
     let constant = -ln_beta(0.5, 0.5 * degrees) - 0.5 * degrees.ln();
-    let density = |t: f64| (constant - 0.5 * (degrees + 1.0) * (t * t / degrees).ln_1p()).exp();
-    let (mut low, mut high) = (0.0_f64, 1.0_f64);
-    while student_t_p(high, degrees) > tail && high < 1e150 {
-        low = high;
-        high *= 4.0;
-    }
-    let mut t = 0.5 * (low + high);
-    for _ in 0..200 {
-        let p = student_t_p(t, degrees);
-        if p > tail {
-            low = t
-        } else {
-            high = t
-        }
-        // d ln p / dt = −2·density/p.
-        let step = p * (p / tail).ln() / (2.0 * density(t));
-        let next = t + step;
-        let next = if next > low && next < high { next } else { 0.5 * (low + high) };
-        if (next - t).abs() <= 1e-15 * t.abs() {
-            return next;
-        }
-        t = next;
-    }
-    t
+    let density = |t: f64| 2.0 * (constant - 0.5 * (degrees + 1.0) * (t * t / degrees).ln_1p()).exp();
+    let p = |t| student_t_p(t, degrees);
+    let (low, high) = bracket(tail, 1.0, 4.0, p);
+    where_tail_is(tail, (low, high), 0.5 * (low + high), 1e-15, p, density)
 }
 
 #[cfg(test)]
