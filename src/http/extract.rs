@@ -15,7 +15,7 @@ use super::error::{ApiError, Code};
 use super::packed::Refused;
 use crate::frame::Fault;
 use crate::server::BodyTimeout;
-use crate::service::{Fingerprint, Holder, ServiceError};
+use crate::service::{Fingerprint, Holder, IdempotencyKey, ServiceError};
 
 /// Longest wait that `Prefer: wait=N` may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -191,6 +191,22 @@ pub(super) fn idempotency(holder: &Holder, headers: &HeaderMap, route: &[&str]) 
         }])
         .into()),
     }
+}
+
+/// A whole body of at most `limit` bytes, and the `Idempotency-Key` with the fingerprint of the route and of that body.
+pub(super) async fn keyed_body(
+    holder: &Holder,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    route: &[&str],
+) -> Result<(Bytes, Option<IdempotencyKey>), ApiError> {
+    let body = whole(body, limit).await?;
+    let key = idempotency(holder, headers, route)?.map(|(key, mut fingerprint)| {
+        fingerprint.add(&body);
+        fingerprint.key(&key)
+    });
+    Ok((body, key))
 }
 
 /// A value of a query, its percent signs and pluses undone.

@@ -26,11 +26,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body = extract::whole(body, app.body_limit).await?;
-    let mut idempotency = extract::idempotency(&holder, &headers, &["fits", &name])?;
-    if let Some((_, fingerprint)) = &mut idempotency {
-        fingerprint.add(&body);
-    }
+    let (body, idempotency) = extract::keyed_body(&holder, &headers, body, app.body_limit, &["fits", &name]).await?;
     let specification = read(&body)?;
     if !holder.sees_dataset(&specification.dataset) {
         return Err(ServiceError::FitDatasetNotFound.into());

@@ -16,11 +16,7 @@ use crate::model::key::{Grant, KeyError, Names, Scopes};
 use crate::service::{Holder, Key, Made};
 
 pub(super) async fn create(State(app): State<App>, holder: Holder, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(&holder, &headers, &["keys"])?.map(|(key, mut fingerprint)| {
-        fingerprint.add(&body);
-        fingerprint.key(&key)
-    });
+    let (body, idempotency) = extract::keyed_body(&holder, &headers, body, app.body_limit, &["keys"]).await?;
     let made = app.service.make_key(grant(Fields::parse(&body)?)?, idempotency).await?;
     let Made { key, token } = made.value;
     let mut view = view(&key);

@@ -26,11 +26,7 @@ pub(super) async fn learn(
     body: Body,
 ) -> Result<Response, ApiError> {
     let wanted = wanted(query.as_deref())?;
-    let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(&holder, &headers, &["labels", &name])?.map(|(key, mut fingerprint)| {
-        fingerprint.add(&body);
-        fingerprint.key(&key)
-    });
+    let (body, idempotency) = extract::keyed_body(&holder, &headers, body, app.body_limit, &["labels", &name]).await?;
     let labels = labels(Fields::parse(&body)?)?;
     let asked = Labels { reference: name, labels, if_match: extract::if_match(&headers), idempotency };
     let (version, learnt) = app.service.label(asked).await?;

@@ -21,11 +21,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body = extract::whole(body, app.body_limit).await?;
-    let mut idempotency = extract::idempotency(&holder, &headers, &["predictions", &name])?;
-    if let Some((_, fingerprint)) = &mut idempotency {
-        fingerprint.add(&body);
-    }
+    let (body, idempotency) = extract::keyed_body(&holder, &headers, body, app.body_limit, &["predictions", &name]).await?;
     let asked = read(name, &body, extract::if_match(&headers))?;
     if !holder.sees_dataset(&asked.dataset) {
         return Err(ServiceError::FitDatasetNotFound.into());

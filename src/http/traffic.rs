@@ -35,11 +35,7 @@ pub(super) async fn set(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(&holder, &headers, &["traffic", &model])?.map(|(key, mut fingerprint)| {
-        fingerprint.add(&body);
-        fingerprint.key(&key)
-    });
+    let (body, idempotency) = extract::keyed_body(&holder, &headers, body, app.body_limit, &["traffic", &model]).await?;
     let (plan, split) = plan(Fields::parse(&body)?)?;
     let set = app.service.set_traffic(SetTraffic { model, plan, split, if_match: extract::if_match(&headers), idempotency }).await?;
     let SplitSet { model, created, plan, tag, since } = set.value;

@@ -144,11 +144,7 @@ async fn whole(
     body: Body,
 ) -> Result<Response, ApiError> {
     let version = app.service.learner(&name).await?;
-    let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(holder, &headers, &["updates", &name])?.map(|(key, mut fingerprint)| {
-        fingerprint.add(&body);
-        fingerprint.key(&key)
-    });
+    let (body, idempotency) = extract::keyed_body(holder, &headers, body, app.body_limit, &["updates", &name]).await?;
     let learning = version.clone();
     let large = body.len() > LARGE;
     let parse = move || -> Result<Rows, ApiError> {

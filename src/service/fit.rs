@@ -12,7 +12,7 @@ use super::datasets::Opened;
 use super::error::ServiceError;
 use super::estimate::{self, Pretrained};
 use super::jobs::{Job, JobKind, JobState, Running};
-use super::{Fingerprint, Replayable, Service};
+use super::{IdempotencyKey, Replayable, Service};
 use crate::features::{Encoding, Feature};
 use crate::frame::{ColumnType, Fault, Schema};
 use crate::model::{Covariance, Document, Form, Specification, Validation, name};
@@ -51,10 +51,9 @@ impl Service {
         specification: Specification,
         wait: Duration,
         if_match: Option<Vec<String>>,
-        idempotency: Option<(String, Fingerprint)>,
+        key: Option<IdempotencyKey>,
     ) -> Result<Replayable<Job>, ServiceError> {
         let model = name::model(model)?;
-        let key = idempotency.map(|(key, fingerprint)| fingerprint.key(&key));
         if let Some(replayed) = self.replayed_job(key.as_ref(), wait).await? {
             return Ok(replayed);
         }

@@ -16,7 +16,7 @@ use super::datasets::{self, CHUNKS, Encoded, Opened};
 use super::error::ServiceError;
 use super::jobs::{Job, JobKind, JobState, Running};
 use super::predict::Answerer;
-use super::{Fingerprint, Replayable, Service};
+use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::arrow_stream::parse_columns;
 use crate::frame::rows::Rows;
 use crate::frame::{Column, ColumnType, Fault, Frame, InputKind, InputSchema, Schema, Summary, codec};
@@ -93,9 +93,8 @@ impl Service {
         self: &Arc<Self>,
         asked: DatasetQuestion,
         wait: Duration,
-        idempotency: Option<(String, Fingerprint)>,
+        key: Option<IdempotencyKey>,
     ) -> Result<Replayable<Job>, ServiceError> {
-        let key = idempotency.map(|(key, fingerprint)| fingerprint.key(&key));
         if let Some(replayed) = self.replayed_job(key.as_ref(), wait).await? {
             return Ok(replayed);
         }

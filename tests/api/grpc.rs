@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use crate::client::{Server, numbers};
+use crate::inference::models;
 
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
@@ -181,21 +182,6 @@ fn outputs(reply: &Ended) -> Vec<(String, Vec<u8>, Vec<f64>)> {
             (name, all(head, 3).remove(0), raw.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
         })
         .collect()
-}
-
-/// A plane of two numbers and one with a category.
-async fn models() -> Server {
-    let server = Server::start().await;
-    server.table("p", "a,b,y\n1,2,3.5\n2,1,4\n3,5,9.25\n4,3,8\n5,9,16.5\n").await;
-    server.fit("plane", json!({"dataset": "p", "target": "y"})).await;
-    server
-        .table(
-            "m",
-            "x,region,flag,y\n1,north,true,1\n2,south,false,3\n3,north,false,2.5\n4,south,true,6\n5,north,true,5\n6,south,false,7\n",
-        )
-        .await;
-    server.fit("mixed", json!({"dataset": "m", "target": "y"})).await;
-    server
 }
 
 #[tokio::test(flavor = "multi_thread")]

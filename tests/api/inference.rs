@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::client::{Reply, Server, agree, numbers};
 
 /// A plane with a category, and one of two numbers.
-async fn models() -> Server {
+pub(crate) async fn models() -> Server {
     let server = Server::start().await;
     server.table("p", "a,b,y\n1,2,3.5\n2,1,4\n3,5,9.25\n4,3,8\n5,9,16.5\n").await;
     server.fit("plane", json!({"dataset": "p", "target": "y"})).await;
