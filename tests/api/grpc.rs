@@ -243,7 +243,7 @@ async fn health_metadata_and_the_list_of_models_are_told() {
     assert_eq!((all(&tensor, 1), all(&tensor, 2), all(&tensor, 3)), (vec![b"input".to_vec()], vec![b"FP64".to_vec()], vec![extents]));
     let index = grpc.call(&service("RepositoryIndex"), b"").await.message;
     let names: Vec<Vec<u8>> = all(&index, 1).iter().map(|entry| all(entry, 1).remove(0)).collect();
-    assert_eq!(names, [&b"mixed"[..], b"plane"]);
+    assert_eq!(names, [&b"mixed"[..], b"plane", b"two"]);
     let missing = grpc.call(&service("ModelMetadata"), &field(1, b"none")).await;
     assert_eq!((missing.status, missing.code.as_str()), (5, "model_not_found"));
     assert_eq!(grpc.call(&service("ModelConfig"), b"").await.status, 12);
