@@ -24,7 +24,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
-use super::{Arriving, HEADER_LIMIT, Limits, Open, accept};
+use super::connections::{HEADER_LIMIT, Open, accept};
+use super::guard::{Arriving, Limits};
 use crate::config::Config;
 use crate::telemetry;
 
