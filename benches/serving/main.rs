@@ -311,11 +311,13 @@ impl Bench {
             Self::head(&format!("{HUNDRED} rows, {:.0} KB, {connections} connections", bytes as f64 / 1e3))?;
             let (floor, own, product) = (&results[0], &results[1], &results[2]);
             let of_floor = |result: &Result| format!("{:.0} % of the floor", 100.0 * result.rate / floor.rate);
-            let mut judgements =
-                vec![String::new(), of_floor(own), format!("{}; lsqd is {}", of_floor(product), judged_times(own.rate / product.rate, PRODUCT, false))];
-            judgements.extend(
-                results[3..].iter().map(|peer| format!("lsqd is {}", judged_times(own.rate / peer.rate, PEER_HUNDRED, false))),
-            );
+            let mut judgements = vec![
+                String::new(),
+                of_floor(own),
+                format!("{}; lsqd is {}", of_floor(product), judged_times(own.rate / product.rate, PRODUCT, false)),
+            ];
+            judgements
+                .extend(results[3..].iter().map(|peer| format!("lsqd is {}", judged_times(own.rate / peer.rate, PEER_HUNDRED, false))));
             Self::print(&contenders, &results, &judgements)?;
         }
         Ok(())
@@ -332,7 +334,8 @@ impl Bench {
         fit(&self.lsqd, "learning", "table", "y")?;
         let requests = self.lsqd("lsqd", 1, "").requests;
         let row = |row: &[f64; PREDICTORS]| format!("{{\"rows\":[{}]}}", object(row).replace('}', ",\"y\":1.5}"));
-        let updates: Vec<Vec<u8>> = self.rows[..REQUESTS].iter().map(|each| post(&self.lsqd, "/v1/models/learning/updates", &row(each))).collect();
+        let updates: Vec<Vec<u8>> =
+            self.rows[..REQUESTS].iter().map(|each| post(&self.lsqd, "/v1/models/learning/updates", &row(each))).collect();
         let (mut idle, mut busy, mut learnt) = (Vec::new(), Vec::new(), Vec::new());
         let fits = AtomicU64::new(0);
         for _ in 0..self.rounds {
@@ -361,7 +364,8 @@ impl Bench {
         Self::head(&format!("one row at {PACE:.0} requests a second"))?;
         let mut out = std::io::stdout();
         let mut line = |what: String, turns: &[Turn], judgement: String| {
-            let (rate, half, tail) = (of(turns, &Turn::rate), of(turns, &|turn| turn.quantile(0.5)), of(turns, &|turn| turn.quantile(0.99)));
+            let (rate, half, tail) =
+                (of(turns, &Turn::rate), of(turns, &|turn| turn.quantile(0.5)), of(turns, &|turn| turn.quantile(0.99)));
             writeln!(out, "  {what:<36} {rate:>8.0} {half:>8.0} {tail:>8.0} {:>6}  {judgement}", "").map(|()| tail)
         };
         let quiet = line("while nothing else is done".to_owned(), &idle, String::new())?;
@@ -423,9 +427,8 @@ fn put(server: &Server, dataset: &str, table: &mut impl std::io::Read, length: u
 fn fit(server: &Server, model: &str, dataset: &str, target: &str) -> Outcome<String> {
     let body = format!("{{\"dataset\":{dataset:?},\"target\":{target:?}}}");
     let length = body.len();
-    let head = format!(
-        "POST /v1/models/{model}/fits HTTP/1.1\r\nprefer: wait=600\r\ncontent-type: application/json\r\ncontent-length: {length}"
-    );
+    let head =
+        format!("POST /v1/models/{model}/fits HTTP/1.1\r\nprefer: wait=600\r\ncontent-type: application/json\r\ncontent-length: {length}");
     server.request(&head, "201", |stream| stream.write_all(body.as_bytes()))
 }
 

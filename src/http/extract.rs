@@ -1,8 +1,10 @@
 //! What handlers take from a request beside its path: bodies, paging, tags, preferences, keys.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -22,14 +24,39 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const USUAL_WAIT: Duration = Duration::from_secs(5);
 
 /// A whole body of at most `limit` bytes.
-pub(super) async fn whole(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    match http_body_util::Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} bytes")))
-        }
-        Err(error) => Err(body_error(error.as_ref()).into()),
+pub(super) async fn whole<B>(body: B, limit: usize) -> Result<Bytes, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    let too_large = || ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} bytes"));
+    let mut body = pin!(body);
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
     }
+    let mut first = Bytes::new();
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| body_error(error.into().as_ref()))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        if first.len().max(all.len()) + piece.len() > limit {
+            return Err(too_large());
+        }
+        if first.is_empty() {
+            // Mostly that is all of it, and nothing has to be copied.
+            first = piece;
+            if body.is_end_stream() {
+                break;
+            }
+            continue;
+        }
+        if all.is_empty() {
+            let left = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit);
+            all.reserve(first.len() + piece.len() + left);
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(if all.is_empty() { first } else { all.into() })
 }
 
 /// A body as a stream.

@@ -1,10 +1,10 @@
 //! `POST /v1/models/{name}/predict`: rows straight into a buffer of floats, answers straight into bytes.
 
-use axum::Extension;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use axum::{BoxError, Extension};
 
 use super::answers::{Writer, push_bool, push_contributions, push_row};
 use super::error::{ApiError, Code};
@@ -96,9 +96,25 @@ pub(super) async fn predict(
     if predict_stream::is_stream(dialect, &asked, &body) {
         return predict_stream::stream(app, name, dialect, asked, id, headers, body).await;
     }
+    held(&app, &name, dialect, asked, &headers, body).await
+}
+
+/// Answers a JSON document of rows by the model of that name.
+pub(super) async fn document<B>(app: &App, name: &str, query: Option<&str>, headers: &HeaderMap, body: B) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    held(app, name, Dialect::Json, asked(query, Dialect::Json)?, headers, body).await
+}
+
+/// Answers rows that are held in memory.
+async fn held<B>(app: &App, name: &str, dialect: Dialect, asked: Asked, headers: &HeaderMap, body: B) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
     let Asked { mut question, mut wanted, mut at, mut remember, key } = asked;
-    let caller = Caller { key: key.as_deref(), header: &extract::header_of(&headers) };
-    let answerer = app.service.answerer(&name, caller).await?;
+    let caller = Caller { key: key.as_deref(), header: &extract::header_of(headers) };
+    let answerer = app.service.answerer(name, caller).await?;
     let body = extract::whole(body, app.body_limit).await?;
     let large = body.len() > LARGE;
     let parse = move || -> Result<(Answerer, Rows, Question, Option<u64>, bool), ApiError> {

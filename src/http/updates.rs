@@ -1,10 +1,10 @@
 //! `POST /v1/models/{name}/updates`: one request answered as a whole, or a stream answered batch by batch.
 
-use axum::Extension;
-use axum::body::{Body, Bytes, HttpBody as _};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::{BoxError, Extension};
 use futures_util::StreamExt as _;
 
 use super::error::{ApiError, Code};
@@ -46,10 +46,9 @@ pub(super) async fn learn(
     body: Body,
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
-    let wanted = wanted(query.as_deref())?;
     match lines(dialect, &headers, &body) {
-        Some(lines) => stream(app, name, lines, wanted, id, headers, body).await,
-        None => whole(app, name, dialect, wanted, headers, body).await,
+        Some(lines) => stream(app, name, lines, wanted(query.as_deref())?, id, headers, body).await,
+        None => answer(&app, &name, dialect, query.as_deref(), &headers, body).await,
     }
 }
 
@@ -132,10 +131,22 @@ async fn stream(
     Ok(response)
 }
 
-async fn whole(app: App, name: String, dialect: Dialect, wanted: Wanted, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let version = app.service.learner(&name).await?;
+/// Learns the rows of a body, answered as a whole.
+pub(super) async fn answer<B>(
+    app: &App,
+    name: &str,
+    dialect: Dialect,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    let wanted = wanted(query)?;
+    let version = app.service.learner(name).await?;
     let body = extract::whole(body, app.body_limit).await?;
-    let idempotency = extract::idempotency(&headers, &["updates", &name])?.map(|(key, mut fingerprint)| {
+    let idempotency = extract::idempotency(headers, &["updates", name])?.map(|(key, mut fingerprint)| {
         fingerprint.add(&body);
         fingerprint.key(&key)
     });
@@ -159,7 +170,7 @@ async fn whole(app: App, name: String, dialect: Dialect, wanted: Wanted, headers
         Ok(rows)
     };
     let rows = if large { off_thread(parse).await? } else { parse()? };
-    let if_match = extract::if_match(&headers);
+    let if_match = extract::if_match(headers);
     let learnt = app.service.update(Update { version: version.clone(), rows, if_match, idempotency }).await?;
     Ok(learnt_response(&version, &learnt.value, learnt.replayed, wanted))
 }

@@ -10,8 +10,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::Router;
+use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::{Request, Response};
@@ -421,7 +421,8 @@ mod tests {
     #[tokio::test]
     async fn the_probe_tells_well_from_ill_from_gone() {
         let (address, stop, task) = start(|_| {}).await;
-        let probe = async |path: &'static str| tokio::task::spawn_blocking(move || crate::server::probe(&address.to_string(), path)).await.unwrap();
+        let probe =
+            async |path: &'static str| tokio::task::spawn_blocking(move || crate::server::probe(&address.to_string(), path)).await.unwrap();
         assert_eq!(probe("/").await, Ok(()));
         assert!(probe("/nothing").await.unwrap_err().contains("404"));
         let begun = Instant::now();

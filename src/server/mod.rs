@@ -21,7 +21,7 @@ pub use connections::Application;
 pub use guard::{Arriving, BodyTimeout};
 
 use crate::config::{Config, reachable};
-use crate::http::{self, App, PackedLimits, Entrance};
+use crate::http::{self, App, Entrance, PackedLimits};
 use crate::service::{Closing, Service, ServiceError, Settings};
 use crate::telemetry;
 use connections::Connections;

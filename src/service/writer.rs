@@ -160,8 +160,13 @@ impl Writer {
         self.send(Message::Update(Box::new(request))).await
     }
 
+    /// Whether nothing can be written any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     async fn send(&self, message: Message) -> Result<(), ServiceError> {
-        if self.broken.load(Ordering::Acquire) {
+        if self.is_broken() {
             return Err(ServiceError::Unavailable("the database can no longer be written"));
         }
         self.queue.send(message).await.map_err(|_| ServiceError::Unavailable("the server is stopping"))
