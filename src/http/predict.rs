@@ -14,7 +14,7 @@ use super::wire::{Fields, refuse};
 use super::{App, extract, predict_stream};
 use crate::frame::Fault;
 use crate::frame::arrow_stream::parse_arrow;
-use crate::frame::reply::{push_json_string, push_number};
+use crate::frame::reply::{push_json_string, push_number, push_whole};
 use crate::frame::rows::{ParseError, Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::model::answers::MEMBERS;
 use crate::model::{IntervalKind, PredictionId, Question, Wanted};
@@ -144,7 +144,10 @@ where
     let ids = app.service.remember(&mut predicted).await?;
     let (number, sequence, arm) = (predicted.version.number, predicted.sequence, predicted.arm.clone());
     let write = move || -> Result<Vec<u8>, ApiError> {
-        let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
+        let answer = &predicted.answer;
+        let numbers = answer.predictions.len() + answer.lower.len() + answer.upper.len() + answer.leverage.len() + answer.contributions.len();
+        // A number has hardly ever more than twenty digits, and a word or a name stands beside some.
+        let mut out = Vec::with_capacity(256 + predicted.version.model.len() + 28 * numbers);
         if dialect == Dialect::Json {
             write_json(&mut out, &predicted, ids.as_deref(), wanted);
         } else {
@@ -307,13 +310,16 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[Prediction
     let answer = &predicted.answer;
     out.extend_from_slice(b"{\"model\":");
     push_json_string(out, &predicted.version.model);
-    out.extend_from_slice(format!(",\"version\":{},\"sequence\":{}", predicted.version.number, predicted.sequence).as_bytes());
+    out.extend_from_slice(b",\"version\":");
+    push_whole(out, predicted.version.number);
+    out.extend_from_slice(b",\"sequence\":");
+    push_whole(out, predicted.sequence);
     for (name, values, wanted) in [
-        ("predictions", &answer.predictions, wanted.predictions),
-        ("lower", &answer.lower, wanted.lower),
-        ("upper", &answer.upper, wanted.upper),
+        (&b",\"predictions\":"[..], &answer.predictions, wanted.predictions),
+        (b",\"lower\":", &answer.lower, wanted.lower),
+        (b",\"upper\":", &answer.upper, wanted.upper),
     ] {
-        out.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        out.extend_from_slice(name);
         if wanted {
             push_rows(out, targets, values);
         } else {

@@ -15,7 +15,7 @@ use super::predict::{Dialect, off_thread, push_rows};
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::arrow_stream::parse_arrow;
-use crate::frame::reply::push_json_string;
+use crate::frame::reply::{push_json_string, push_whole};
 use crate::frame::rows::{Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::frame::{Fault, Lines};
 use crate::service::{Acknowledgement, ServiceError, StreamedUpdate, Update, UpdateReply, Version};
@@ -193,10 +193,14 @@ pub(super) fn learnt_response(version: &Version, reply: &UpdateReply, replayed: 
 fn write_learnt(out: &mut Vec<u8>, version: &Version, reply: &UpdateReply, wanted: Wanted) {
     out.extend_from_slice(b"{\"model\":");
     push_json_string(out, &version.model);
-    let counts = format!(",\"version\":{},\"sequence\":{},\"accepted\":{}", reply.version, reply.sequence, reply.accepted);
-    out.extend_from_slice(counts.as_bytes());
-    for (name, values, wanted) in [("predictions", &reply.predictions, wanted.predictions), ("errors", &reply.errors, wanted.errors)] {
-        out.extend_from_slice(format!(",\"{name}\":").as_bytes());
+    for (name, count) in [(&b",\"version\":"[..], reply.version), (b",\"sequence\":", reply.sequence), (b",\"accepted\":", reply.accepted)]
+    {
+        out.extend_from_slice(name);
+        push_whole(out, count);
+    }
+    let parts = [(&b",\"predictions\":"[..], &reply.predictions, wanted.predictions), (b",\"errors\":", &reply.errors, wanted.errors)];
+    for (name, values, wanted) in parts {
+        out.extend_from_slice(name);
         if wanted {
             push_rows(out, &version.document.target, values);
         } else {
