@@ -131,7 +131,10 @@ mod tests {
             Short::of(&request.body(()).unwrap()).map(|(short, name)| (short, name.to_owned()))
         };
         assert_eq!(short("POST", "/v1/models/a@2/predict?fields=", None), Some((Short::Predict, "a@2".to_owned())));
-        assert_eq!(short("POST", "/v1/models/a/predict", Some(("content-type", "application/json"))), Some((Short::Predict, "a".to_owned())));
+        assert_eq!(
+            short("POST", "/v1/models/a/predict", Some(("content-type", "application/json"))),
+            Some((Short::Predict, "a".to_owned()))
+        );
         assert_eq!(short("POST", "/v1/models/a/updates", Some(("content-type", "application/json"))), Some((Short::Learn, "a".to_owned())));
         for (method, path, header) in [
             ("GET", "/v1/models/a/predict", None),

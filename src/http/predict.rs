@@ -145,7 +145,8 @@ where
     let (number, sequence, arm) = (predicted.version.number, predicted.sequence, predicted.arm.clone());
     let write = move || -> Result<Vec<u8>, ApiError> {
         let answer = &predicted.answer;
-        let numbers = answer.predictions.len() + answer.lower.len() + answer.upper.len() + answer.leverage.len() + answer.contributions.len();
+        let numbers =
+            answer.predictions.len() + answer.lower.len() + answer.upper.len() + answer.leverage.len() + answer.contributions.len();
         // A number has hardly ever more than twenty digits, and a word or a name stands beside some.
         let mut out = Vec::with_capacity(256 + predicted.version.model.len() + 28 * numbers);
         if dialect == Dialect::Json {

@@ -211,6 +211,10 @@ impl Drop for Open {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use axum::body::Bytes;
     use axum::routing::{get, post};
     use futures_util::StreamExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -245,7 +249,7 @@ mod tests {
                             Ok(piece) => length += piece.len(),
                             Err(error) => {
                                 let cause = std::error::Error::source(&error).unwrap();
-                                return format!("timeout {}", cause.is::<BodyTimeout>());
+                                return format!("timeout {}", cause.is::<crate::server::BodyTimeout>());
                             }
                         }
                     }
@@ -256,7 +260,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut connections = Connections::new(&config, router);
+            let mut connections = Connections::new(&config, router).unwrap();
             let _ = connections.accept_until(&listener, stopped).await;
             drop(listener);
             let begun = Instant::now();
