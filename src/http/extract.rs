@@ -23,6 +23,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// The wait when nothing is asked for.
 const USUAL_WAIT: Duration = Duration::from_secs(5);
 
+/// Bytes that a body may promise to be reserved before they arrive.
+const PROMISED: usize = 1 << 20;
+
 /// A whole body of at most `limit` bytes.
 pub(super) async fn whole<B>(body: B, limit: usize) -> Result<Bytes, ApiError>
 where
@@ -50,7 +53,8 @@ where
             continue;
         }
         if all.is_empty() {
-            let left = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit);
+            // A length is only a promise.
+            let left = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(PROMISED);
             all.reserve(first.len() + piece.len() + left);
             all.extend_from_slice(&first);
         }
