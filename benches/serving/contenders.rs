@@ -34,7 +34,7 @@ pub(crate) fn start_peer(python: &str, name: &str, table: &std::path::Path, read
 pub(crate) fn be(arguments: &[String]) -> Outcome<()> {
     let name = arguments.first().ok_or("which contender?")?;
     let coefficients = arguments[1..].iter().map(|text| Ok(text.parse()?)).collect::<Outcome<Vec<f64>>>()?;
-    let json = [(HeaderName::from(header::CONTENT_TYPE), "application/json")];
+    let json = [(header::CONTENT_TYPE, "application/json")];
     let answer = match name.as_str() {
         // The floor: reads the body, answers a constant.
         "floor" => post(async move |body: Bytes| {
@@ -53,7 +53,7 @@ pub(crate) fn be(arguments: &[String]) -> Outcome<()> {
     let app = Router::new().route("/predict", answer).route("/readyz", get(async || StatusCode::OK));
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        println!("http://{}", listener.local_addr()?);
+        writeln!(std::io::stdout(), "http://{}", listener.local_addr()?)?;
         axum::serve(listener, app).await?;
         Ok(())
     })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
+use axum::http::{HeaderMap, Method, Request, header};
 use axum::response::{IntoResponse as _, Response};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -100,17 +100,15 @@ impl Application for Entrance {
                 seen.answered(&LEARN, answer).await
             }
         };
-        match headers.get(header::ACCEPT_ENCODING) {
-            Some(accepted) if response.body().size_hint().lower() > PACKET.into() => packed(accepted.clone(), response).await,
-            _ => response,
-        }
+        if response.body().size_hint().lower() < PACKET.into() { response } else { packed(headers, response).await }
     }
 }
 
 /// The answer packed, if it is worth that and the client takes it.
-async fn packed(accepted: HeaderValue, response: Response) -> Response {
+async fn packed(headers: &HeaderMap, response: Response) -> Response {
     let mut request = Request::new(());
-    *request.headers_mut() = HeaderMap::from_iter([(header::ACCEPT_ENCODING, accepted)]);
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter();
+    *request.headers_mut() = accepted.map(|value| (header::ACCEPT_ENCODING, value.clone())).collect();
     let mut response = Some(response);
     let answer = tower::service_fn(move |_: Request<()>| std::future::ready(Ok::<_, Infallible>(response.take().unwrap_or_default())));
     super::compression().layer(answer).oneshot(request).await.map_or_else(|never| match never {}, |response| response.map(Body::new))

@@ -22,6 +22,8 @@ use crate::service::{Answerer, Caller, Predicted, ServiceError};
 
 /// Bodies larger than this leave the async threads.
 const LARGE: usize = 64 * 1024;
+/// And so do answers that take more multiplications than this: about a millisecond.
+const MUCH: usize = 1_000_000;
 
 impl From<ParseError> for ServiceError {
     fn from(error: ParseError) -> Self {
@@ -140,7 +142,12 @@ where
     if let Some(sequence) = at {
         answerer = app.service.answerer_at(answerer, sequence).await?;
     }
-    let mut predicted = app.service.predict(answerer, rows, question, remember)?;
+    let mut predicted = if answerer.work(rows.count, question) > MUCH {
+        let service = app.service.clone();
+        off_thread(move || Ok(service.predict(answerer, rows, question, remember)?)).await?
+    } else {
+        app.service.predict(answerer, rows, question, remember)?
+    };
     let ids = app.service.remember(&mut predicted).await?;
     let (number, sequence, arm) = (predicted.version.number, predicted.sequence, predicted.arm.clone());
     let write = move || -> Result<Vec<u8>, ApiError> {

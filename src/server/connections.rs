@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
@@ -95,7 +95,8 @@ pub(super) struct Connections<A> {
     slots: Arc<Semaphore>,
     workers: Vec<Worker>,
     tasks: JoinSet<()>,
-    graceful: GracefulShutdown,
+    /// Changes when the connections are to end; each holds a receiver until it has.
+    end: watch::Sender<()>,
     protocol: http1::Builder,
     application: A,
     limits: Limits,
@@ -109,7 +110,7 @@ impl<A: Application> Connections<A> {
         protocol.header_read_timeout(None).max_header_size(HEADER_LIMIT);
         let slots = Arc::new(Semaphore::new(config.max_connections));
         let workers = (0..config.serving_threads.max(1)).map(Worker::start).collect::<io::Result<_>>()?;
-        Ok(Self { slots, workers, tasks: JoinSet::new(), graceful: GracefulShutdown::new(), protocol, application, limits })
+        Ok(Self { slots, workers, tasks: JoinSet::new(), end: watch::Sender::new(()), protocol, application, limits })
     }
 
     /// Accepts and serves until `end` resolves.
@@ -119,13 +120,27 @@ impl<A: Application> Connections<A> {
         loop {
             tokio::select! {
                 biased;
-                outcome = &mut end => return outcome,
+                outcome = &mut end => {
+                    self.take_waiting(listener);
+                    return outcome;
+                }
                 () = self.ended() => {}
                 (stream, permit) = accept(listener, &slots) => {
                     if let Err(error) = self.serve(stream, permit) {
                         tracing::debug!(%error, "a connection could not be served");
                     }
                 }
+            }
+        }
+    }
+
+    /// Takes the connections that the system has accepted already: to close the listener would reset them, and what was sent by them.
+    fn take_waiting(&mut self, listener: &TcpListener) {
+        while let Ok(permit) = self.slots.clone().try_acquire_owned()
+            && let Some(Ok((stream, _))) = listener.accept().now_or_never()
+        {
+            if let Err(error) = self.serve(stream, permit) {
+                tracing::debug!(%error, "a connection could not be served");
             }
         }
     }
@@ -140,7 +155,7 @@ impl<A: Application> Connections<A> {
         // It is waited for by its own thread from now on.
         let stream = stream.into_std()?;
         let (application, protocol, limits) = (self.application.clone(), self.protocol.clone(), self.limits);
-        let watcher = self.graceful.watcher();
+        let mut end = self.end.subscribe();
         let serving = async move {
             let _open = Open::new(permit, share);
             let served = async {
@@ -155,7 +170,20 @@ impl<A: Application> Connections<A> {
                         Ok::<_, Infallible>(answer.map(|body| Leaving { body, _exchange: exchange }))
                     }
                 });
-                watcher.watch(protocol.serve_connection(io, service)).await.map_err(io::Error::other)
+                let mut connection = pin!(protocol.serve_connection(io, service));
+                let asked = async {
+                    // The sender outlives its connections.
+                    let _ = end.changed().await;
+                    // What has arrived by now is read before the end is looked at: whoever sent it is answered.
+                    tokio::task::yield_now().await;
+                };
+                tokio::select! {
+                    biased;
+                    ended = connection.as_mut() => return ended.map_err(io::Error::other),
+                    () = asked => {}
+                }
+                connection.as_mut().graceful_shutdown();
+                connection.await.map_err(io::Error::other)
             };
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection ended early");
@@ -176,12 +204,13 @@ impl<A: Application> Connections<A> {
 
     /// Lets requests that are under way end, for at most `timeout`; then cuts them.
     pub(super) async fn drain(self, timeout: Duration) {
-        let Self { mut tasks, graceful, .. } = self;
-        let open = graceful.count();
+        let Self { mut tasks, end, .. } = self;
+        let open = end.receiver_count();
         if open > 0 {
             tracing::info!(connections = open, "waiting for open connections");
         }
-        if tokio::time::timeout(timeout, graceful.shutdown()).await.is_err() {
+        end.send_replace(());
+        if tokio::time::timeout(timeout, end.closed()).await.is_err() {
             tracing::warn!(seconds = timeout.as_secs_f64(), "some requests did not end in time and were cut");
         }
         tasks.shutdown().await;

@@ -455,7 +455,7 @@ impl Information {
     /// Puts a row x (p) beside those whose leverage is asked.
     pub fn gather<'r>(&self, x: impl Into<Row<'r>>, rows: &mut Gathered) {
         let width = self.width();
-        if rows.count % LANES == 0 {
+        if rows.count.is_multiple_of(LANES) {
             rows.cells.resize(rows.cells.len() + width * LANES, 0.0);
         }
         let begin = rows.cells.len() - width * LANES + rows.count % LANES;
