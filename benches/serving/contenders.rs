@@ -1,10 +1,11 @@
 //! What lsqd is held against, as processes of their own: two bare axum handlers out of this program, and the servers of bench/serving.py.
 
+use std::io::Write as _;
 use std::process::Command;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::routing::{get, post};
 
 use crate::under_test::{Outcome, Server};

@@ -23,9 +23,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// The wait when nothing is asked for.
 const USUAL_WAIT: Duration = Duration::from_secs(5);
 
-/// Bytes that a body may promise to be reserved before they arrive.
-const PROMISED: usize = 1 << 20;
-
 /// A whole body of at most `limit` bytes.
 pub(super) async fn whole<B>(body: B, limit: usize) -> Result<Bytes, ApiError>
 where
@@ -37,30 +34,32 @@ where
         return Err(too_large());
     }
     let mut first = Bytes::new();
-    let mut all = Vec::new();
+    let (mut rest, mut length) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| body_error(error.into().as_ref()))?;
         let Ok(piece) = frame.into_data() else { continue };
-        if first.len().max(all.len()) + piece.len() > limit {
+        length += piece.len();
+        if length > limit {
             return Err(too_large());
         }
-        if first.is_empty() {
-            // Mostly that is all of it, and nothing has to be copied.
-            first = piece;
-            if body.is_end_stream() {
-                break;
-            }
+        if !first.is_empty() {
+            // Put together at the end only, in memory that has its size: most bodies that are too long never get there.
+            rest.push(piece);
             continue;
         }
-        if all.is_empty() {
-            // A length is only a promise.
-            let left = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(PROMISED);
-            all.reserve(first.len() + piece.len() + left);
-            all.extend_from_slice(&first);
+        first = piece;
+        // Mostly that is all of it, and nothing has to be copied.
+        if body.is_end_stream() {
+            break;
         }
-        all.extend_from_slice(&piece);
     }
-    Ok(if all.is_empty() { first } else { all.into() })
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut all = Vec::with_capacity(length);
+    all.extend_from_slice(&first);
+    rest.iter().for_each(|piece| all.extend_from_slice(piece));
+    Ok(all.into())
 }
 
 /// A body as a stream.

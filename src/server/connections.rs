@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::{Request, Response};
@@ -113,20 +112,23 @@ impl<A: Application> Connections<A> {
         Ok(Self { slots, workers, tasks: JoinSet::new(), end: watch::Sender::new(()), protocol, application, limits })
     }
 
-    /// Accepts and serves until `end` resolves.
-    pub(super) async fn accept_until<T>(&mut self, listener: &TcpListener, end: impl Future<Output = T>) -> T {
+    /// Accepts and serves until `end` resolves; from then on connecting is refused.
+    pub(super) async fn accept_until<T>(&mut self, listener: TcpListener, end: impl Future<Output = T>) -> T {
         let slots = self.slots.clone();
         let mut end = pin!(end);
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut end => {
-                    self.take_waiting(listener);
+                    if let Err(error) = self.accept_waiting(listener) {
+                        tracing::debug!(%error, "connections that waited were not accepted");
+                    }
                     return outcome;
                 }
                 () = self.ended() => {}
-                (stream, permit) = accept(listener, &slots) => {
-                    if let Err(error) = self.serve(stream, permit) {
+                (stream, permit) = accept(&listener, &slots) => {
+                    // It is waited for by a thread of its own from now on.
+                    if let Err(error) = stream.into_std().and_then(|stream| self.serve(stream, permit)) {
                         tracing::debug!(%error, "a connection could not be served");
                     }
                 }
@@ -135,25 +137,26 @@ impl<A: Application> Connections<A> {
     }
 
     /// Takes the connections that the system has accepted already: to close the listener would reset them, and what was sent by them.
-    fn take_waiting(&mut self, listener: &TcpListener) {
-        while let Ok(permit) = self.slots.clone().try_acquire_owned()
-            && let Some(Ok((stream, _))) = listener.accept().now_or_never()
-        {
-            if let Err(error) = self.serve(stream, permit) {
-                tracing::debug!(%error, "a connection could not be served");
+    fn accept_waiting(&mut self, listener: TcpListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        while let Ok(permit) = self.slots.clone().try_acquire_owned() {
+            match listener.accept() {
+                Ok((stream, _)) => self.serve(stream, permit)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
-    fn serve(&mut self, stream: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
+    fn serve(&mut self, stream: std::net::TcpStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
         // Answers are small and latency is the product: never wait for a full packet.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was not taken");
         }
         let Some(worker) = self.workers.iter().min_by_key(|worker| Arc::strong_count(&worker.share)) else { return Ok(()) };
         let share = worker.share.clone();
-        // It is waited for by its own thread from now on.
-        let stream = stream.into_std()?;
+        stream.set_nonblocking(true)?;
         let (application, protocol, limits) = (self.application.clone(), self.protocol.clone(), self.limits);
         let mut end = self.end.subscribe();
         let serving = async move {
@@ -290,8 +293,7 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let mut connections = Connections::new(&config, router).unwrap();
-            let _ = connections.accept_until(&listener, stopped).await;
-            drop(listener);
+            let _ = connections.accept_until(listener, stopped).await;
             let begun = Instant::now();
             connections.drain(config.drain_timeout).await;
             begun.elapsed()
@@ -438,6 +440,29 @@ mod tests {
         assert!(rest(&mut busy).await.0.starts_with("HTTP/1.1 200"));
         between(task.await.unwrap(), 300, 1500);
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_end_is_answered() {
+        let (address, stop, task) = start(|_| {}).await;
+        let mut known = Vec::new();
+        for _ in 0..40 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            ask(&mut stream, HOME, "home").await;
+            known.push(stream.into_std().unwrap());
+        }
+        // Nothing below waits, so that neither the known connections nor the new ones are looked at before the end is asked for.
+        let mut new: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        for stream in known.iter_mut().chain(&mut new) {
+            io::Write::write_all(stream, HOME.as_bytes()).unwrap();
+        }
+        stop.send(()).unwrap();
+        for stream in known.into_iter().chain(new) {
+            stream.set_nonblocking(true).unwrap();
+            let (reply, _) = rest(&mut TcpStream::from_std(stream).unwrap()).await;
+            assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with("home"), "{reply:?}");
+        }
+        between(task.await.unwrap(), 0, 1000);
     }
 
     #[tokio::test]

@@ -210,8 +210,12 @@ impl Guarded {
             Poll::Ready(outcome) => {
                 self.writing.reset();
                 if !self.header_begun {
-                    // The end of a response is still being taken; only then the wait for the next request begins.
+                    // The end of a response is still being taken; only then the wait for the next request begins. It begins here, because the
+                    // socket may not be looked at before something arrives.
                     self.reading.reset();
+                    if !self.progress.answering.load(Ordering::Relaxed) {
+                        let _ = self.reading.poll(self.limits.idle, context);
+                    }
                 }
                 Poll::Ready(outcome)
             }

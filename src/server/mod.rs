@@ -131,14 +131,13 @@ impl Server {
                 }
             }
         };
-        let outcome = connections.accept_until(&listener, end).await;
+        let outcome = connections.accept_until(listener, end).await;
         match &outcome {
             Ok(()) => tracing::info!("stopping"),
             Err(failure) => tracing::error!(error = %failure, "stopping"),
         }
 
-        // From here on connecting is refused, so that whoever balances the load goes elsewhere at once.
-        drop(listener);
+        // Connecting is refused by now, so that whoever balances the load goes elsewhere at once.
         service.stop();
         replay.abort();
         let calls = async {

@@ -26,3 +26,4 @@ mod serving;
 mod streams;
 mod traffic;
 mod updates;
+mod ways;
