@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::http::{HeaderMap, Method, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse as _, Response};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -100,7 +100,10 @@ impl Application for Entrance {
                 seen.answered(&LEARN, answer).await
             }
         };
-        if response.body().size_hint().lower() < PACKET.into() { response } else { packed(headers, response).await }
+        // Whoever takes nothing as it is gets to hear that, however short the answer.
+        let refuses = |value: &HeaderValue| value.as_bytes().windows(3).any(|part| part == b"q=0");
+        let short = response.body().size_hint().lower() < PACKET.into();
+        if short && !headers.get_all(header::ACCEPT_ENCODING).iter().any(refuses) { response } else { packed(headers, response).await }
     }
 }
 

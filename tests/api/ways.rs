@@ -40,7 +40,10 @@ async fn served() -> Server {
     server.table("t", &format!("x,z,y\n{}\n", rows.join("\n"))).await;
     server.fit("line", json!({"dataset": "t", "target": "y", "features": ["x", "z"]})).await;
     server.fit("line", json!({"dataset": "t", "target": "y", "features": ["x"], "serve": false})).await;
-    server.put("/v1/models/line/aliases/other").json(&json!({"version": 2})).expect(201).await;
+    server.fit("line", json!({"dataset": "t", "target": "y", "features": ["z"], "serve": false})).await;
+    for (alias, version) in [("other", 2), ("unseen", 3)] {
+        server.put(format!("/v1/models/line/aliases/{alias}")).json(&json!({"version": version})).expect(201).await;
+    }
     server
 }
 
@@ -107,7 +110,7 @@ fn predictions() -> Vec<Asked> {
         "POST /v1/models/{model}/predict? HTTP/1.1",
         "POST /v1/models/{model}@1/predict HTTP/1.1",
         "POST /v1/models/{model}@other/predict HTTP/1.1",
-        "POST /v1/models/{model}@3/predict HTTP/1.1",
+        "POST /v1/models/{model}@4/predict HTTP/1.1",
         "POST /v1/models/{model}@/predict HTTP/1.1",
         "POST /v1/models/{model}@a@b/predict HTTP/1.1",
         "POST /v1/models/x{model}/predict HTTP/1.1",
@@ -260,25 +263,31 @@ async fn the_short_way_replies_what_the_routes_reply() {
     }
     // And in a split, with a shadow beside it: the same arm, by header, by key and by turn, and the same is counted.
     for server in [&short, &routed] {
-        let split = json!({"1": 60, "other": 40, "header": "user"});
+        let split = json!({"split": {"served": 60, "other": 40}, "shadow": ["unseen"], "sticky": {"header": "user"}});
         server.put("/v1/models/line/traffic").json(&split).expect(201).await;
     }
     for asked in predictions() {
         the_same(&short, &routed, &asked, &mut different);
     }
     assert!(different.is_empty(), "{} replies differ:\n{}", different.len(), different.join("\n"));
-    let mut pages = Vec::new();
-    for server in [&short, &routed] {
-        let mut page = server.get("/v1/models/line/traffic").expect(200).await.json();
-        page["since"].take();
-        let mut inputs = server.get("/v1/models/line@1/inputs").send().await.json();
-        for time in ["since", "begun_at", "from", "to"] {
-            inputs[time].take();
+    let mut counted = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        counted = (figures(&short).await, figures(&routed).await);
+        if counted.0 == counted.1 {
+            break;
         }
-        pages.push((page, inputs["rows"].clone(), inputs["refused"].clone()));
+        // The shadow sees what was answered a little later.
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    assert_eq!(pages[0], pages[1]);
-    assert!(pages[0].1.as_u64().unwrap() > 100, "{}", pages[0].1);
+    assert_eq!(counted.0, counted.1);
+    assert!(counted.0[0].as_u64() > Some(1000) && counted.0[1].as_u64() > Some(2), "{counted:?}");
+}
+
+/// What was counted of the inputs of a version, and in a split.
+async fn figures(server: &Server) -> Vec<Value> {
+    let inputs = server.get("/v1/models/line@1/inputs").expect(200).await.json();
+    let traffic = server.get("/v1/models/line/traffic").expect(200).await.json();
+    vec![inputs["total"]["rows"].clone(), inputs["total"]["refused_requests"].clone(), traffic["arms"].clone()]
 }
 
 #[tokio::test(flavor = "multi_thread")]
