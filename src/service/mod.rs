@@ -4,6 +4,7 @@
 //! matrices (`lsq`).
 
 mod arriving;
+mod aside;
 pub mod backup;
 mod catalogue;
 pub mod check;
@@ -147,6 +148,7 @@ impl Service {
         if interrupted > 0 {
             tracing::warn!(jobs = interrupted, "jobs were interrupted by the end of the last process");
         }
+        aside::prepare();
         let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
         let (writer, thread, failed) =
             writer::Writer::start(connection, drifts).map_err(|_| ServiceError::Internal("the writer's thread could not be started"))?;
