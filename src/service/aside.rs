@@ -25,7 +25,11 @@ fn give_way() {
 /// Has the threads give way over which one computation is shared out; once in a process, before any of them is needed.
 pub(super) fn prepare() {
     // Whoever has made them already, as a program around this library may, has them as they are.
-    let _ = rayon::ThreadPoolBuilder::new().thread_name(|place| format!("lsqd-share-{place}")).start_handler(|_| give_way()).build_global();
+    let _ = sharing().build_global();
+}
+
+fn sharing() -> rayon::ThreadPoolBuilder {
+    rayon::ThreadPoolBuilder::new().thread_name(|place| format!("lsqd-share-{place}")).start_handler(|_| give_way())
 }
 
 /// Computes on a thread of its own; `what` ends in the middle if that panics. The computation goes on when nobody waits any more.
@@ -52,11 +56,10 @@ mod tests {
 
     #[tokio::test]
     async fn computations_give_way_and_so_does_whoever_shares_in_them() {
-        prepare();
         let own = || rustix::process::getpriority_process(None).map_err(|_| ServiceError::Internal("no priority"));
         let here = own().unwrap();
         assert_eq!(aside(own, "").await.unwrap(), (here + BEHIND).min(19));
-        assert_eq!(aside(move || rayon::scope(|_| own()), "").await.unwrap(), (here + BEHIND).min(19));
+        assert_eq!(sharing().num_threads(1).build().unwrap().install(own).unwrap(), (here + BEHIND).min(19));
         assert_eq!(own().unwrap(), here);
     }
 

@@ -246,9 +246,7 @@ async fn run(
             for operation in operations.drain(..) {
                 operation.settle(Err(error.clone()));
             }
-            for update in updates.drain(..) {
-                update.settle(Err(error.clone()));
-            }
+            learn::fail(updates.drain(..), &error);
         }
     }
     if let Err(error) = store::close_writer(connection).await {
