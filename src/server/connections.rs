@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::telemetry;
 
 /// Largest header of a request.
-const HEADER_LIMIT: usize = 64 << 10;
+pub(super) const HEADER_LIMIT: usize = 64 << 10;
 /// How long accepting pauses when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -45,7 +45,7 @@ impl Application for Router {
 }
 
 /// Waits for a free slot, then for a connection. Nothing that happens to a connection or to the system ends the loop.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+pub(super) async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
     loop {
         // The semaphore is never closed; if it were, there would be nothing to wait for.
         let Ok(permit) = slots.clone().acquire_owned().await else { return std::future::pending().await };
@@ -221,13 +221,13 @@ impl<A: Application> Connections<A> {
 }
 
 /// Counts a connection in and, also when its task is cut, out.
-struct Open {
+pub(super) struct Open {
     _permit: OwnedSemaphorePermit,
     _share: Arc<()>,
 }
 
 impl Open {
-    fn new(permit: OwnedSemaphorePermit, share: Arc<()>) -> Self {
+    pub(super) fn new(permit: OwnedSemaphorePermit, share: Arc<()>) -> Self {
         metrics::gauge!(telemetry::CONNECTIONS).increment(1.0);
         Self { _permit: permit, _share: share }
     }

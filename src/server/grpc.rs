@@ -60,10 +60,8 @@ impl Calling {
                     (stream, permit) = accept(&listener, &slots) => {
                         let (router, ended) = (router.clone(), ended.clone());
                         connections.spawn(async move {
-                            metrics::gauge!(telemetry::CONNECTIONS).increment(1.0);
-                            let _open = Open;
+                            let _open = Open::new(permit, Arc::default());
                             serve(stream, router, limits, ended).await;
-                            drop(permit);
                         });
                     }
                 }
