@@ -27,7 +27,6 @@ use tower::ServiceExt as _;
 use super::connections::{HEADER_LIMIT, Open, accept};
 use super::guard::{Arriving, Limits};
 use crate::config::Config;
-use crate::telemetry;
 
 /// Calls of a connection that are answered at the same time.
 const CALLS: u32 = 128;
