@@ -127,11 +127,12 @@ pub(crate) struct UpdateRequest {
 }
 
 type Outcome = Result<Replayable<Reply>, ServiceError>;
+type Answer = oneshot::Sender<Outcome>;
 
 /// Whoever waits for the answer to an update, and the threads on which that is.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    answer: oneshot::Sender<Outcome>,
+    answer: Answer,
     home: Handle,
 }
 
@@ -145,7 +146,7 @@ impl Waiting {
 
 /// Answers a group: everybody who waits on the same thread is woken by one call of the system, not by one each.
 fn answer(group: impl Iterator<Item = (Waiting, Outcome)>) {
-    let mut homes: Vec<(Handle, Vec<(oneshot::Sender<Outcome>, Outcome)>)> = Vec::new();
+    let mut homes: Vec<(Handle, Vec<(Answer, Outcome)>)> = Vec::new();
     for (Waiting { answer, home }, outcome) in group {
         match homes.iter_mut().find(|(known, _)| known.id() == home.id()) {
             Some((_, answers)) => answers.push((answer, outcome)),
