@@ -13,7 +13,7 @@ use lsqd::frame::tensor::{Datatype, Elements, Tensor, parse_tensors};
 use lsqd::frame::{
     Batches, Format, Frame, Full, Input, InputKind, InputSchema, Lines, ReadError, ReadOptions, Reader, Summary, Unseen, codec as stored,
 };
-use lsqd::lsq::{Information, Matrices, Specification, fit};
+use lsqd::lsq::{Gathered, Information, Matrices, Specification, fit};
 use lsqd::model::{State, name};
 
 /// A target by its name.
@@ -254,7 +254,7 @@ pub(crate) fn state(data: &[u8]) {
     let information = state.information();
     let mut predicted = vec![0.0; information.responses()];
     information.predict(vec![0.5; information.predictors()].as_slice(), &mut predicted);
-    assert!(!information.leverage(vec![0.5; information.predictors()].as_slice(), &mut Vec::new()).is_nan());
+    assert!(!information.leverage(vec![0.5; information.predictors()].as_slice(), &mut Gathered::default()).is_nan());
 }
 
 /// A row of the sequence of updates: two values, a response and a weight, of small whole and binary numbers.

@@ -44,6 +44,8 @@ pub struct Config {
     pub insecure: bool,
     /// Origins whose pages may read replies; `*` is any.
     pub cors_origins: Vec<String>,
+    /// Threads that serve connections.
+    pub serving_threads: usize,
     /// Fits that are computed at the same time.
     pub compute_threads: usize,
     /// Reading connections to the database.
@@ -274,6 +276,7 @@ settings! {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     insecure        "LSQD_INSECURE"        "BOOLEAN"  "false"          "Listen on an address that is not loopback though no key was made, open to everybody who can reach it";
     cors_origins    "LSQD_CORS_ORIGINS"    "ORIGINS"  ""               "Origins whose pages may read replies, with commas between them, or *; none without";
+    serving_threads "LSQD_SERVING_THREADS" "COUNT"    "auto"           "Threads that serve connections; auto is one for each core";
     compute_threads "LSQD_COMPUTE_THREADS" "COUNT"    "auto"           "Fits computed at the same time; auto is one for each core";
     readers         "LSQD_READERS"         "COUNT"    "8"              "Reading connections to the database";
     fit_queue       "LSQD_FIT_QUEUE"       "COUNT"    "64"             "Fits that may be waiting or running; past that they are refused";
@@ -489,7 +492,9 @@ impl Config {
         let log_level = texts.log_level.check(&mut faults, log_level);
         let insecure = texts.insecure.check(&mut faults, boolean);
         let cors_origins = texts.cors_origins.check(&mut faults, origins);
-        let compute_threads = texts.compute_threads.check(&mut faults, |text| if text == "auto" { Ok(cores()) } else { count(text) });
+        let threads = |text: &str| if text == "auto" { Ok(cores()) } else { count(text) };
+        let serving_threads = texts.serving_threads.check(&mut faults, threads);
+        let compute_threads = texts.compute_threads.check(&mut faults, threads);
         let readers = texts.readers.check(&mut faults, count::<u32>);
         let fit_queue = texts.fit_queue.check(&mut faults, count::<usize>);
         let body_limit = texts.body_limit.check(&mut faults, |text| match size(text)? {
@@ -524,6 +529,7 @@ impl Config {
                 log_level: log_level?,
                 insecure: insecure?,
                 cors_origins: cors_origins?,
+                serving_threads: serving_threads?,
                 compute_threads: compute_threads?,
                 readers: readers?,
                 fit_queue: fit_queue?,

@@ -1,6 +1,8 @@
 //! What the benchmarks of the server share: the release binary as a child process, settings from the environment, medians.
 //! Not a benchmark itself.
 
+#![allow(dead_code)] // each benchmark uses a part of it
+
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -31,7 +33,7 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
-/// The server under test; ended when dropped.
+/// A server; ended when dropped.
 pub(crate) struct Server {
     process: Child,
     pub(crate) address: String,
@@ -41,13 +43,14 @@ impl Server {
     /// Starts the binary of this build, or that of `LSQD_BENCH_SERVER`, and waits until it is ready.
     pub(crate) fn start(database: &Path, arguments: &[&str]) -> Outcome<Self> {
         let binary = std::env::var_os("LSQD_BENCH_SERVER").unwrap_or_else(|| env!("CARGO_BIN_EXE_lsqd").into());
-        let mut process = Command::new(binary)
-            .args(["--listen", "127.0.0.1:0", "--database"])
-            .arg(database)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut command = Command::new(binary);
+        command.args(["--listen", "127.0.0.1:0", "--database"]).arg(database).args(arguments);
+        Self::launch(command, "/readyz")
+    }
+
+    /// Starts a server that says its address at the end of the first line of its output, and waits until it answers at `ready`.
+    pub(crate) fn launch(mut command: Command, ready: &str) -> Outcome<Self> {
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut first = String::new();
         let read = process.stdout.take().map(|banner| BufReader::new(banner).read_line(&mut first)).transpose();
         let mut server = Self { process, address: String::new() };
@@ -55,7 +58,8 @@ impl Server {
         let (_, address) = first.trim_end().rsplit_once("http://").ok_or("the server did not say where it listens")?;
         address.clone_into(&mut server.address);
         let begun = Instant::now();
-        while server.request("GET /readyz HTTP/1.1", "200", |_| Ok(())).is_err() {
+        let ask = format!("GET {ready} HTTP/1.1");
+        while server.request(&ask, "200", |_| Ok(())).is_err() {
             if begun.elapsed() > Duration::from_secs(120) {
                 return Err("the server did not become ready".into());
             }
@@ -87,6 +91,19 @@ impl Server {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(field)).ok_or("the system does not tell the memory of a process")?;
         Ok(line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
+    }
+
+    /// Threads whose name begins so.
+    pub(crate) fn threads(&self, name: &str) -> Outcome<usize> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id()))?;
+        let named = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task?.path().join("comm"));
+        Ok(tasks.map(named).filter(|comm| comm.as_ref().is_ok_and(|comm| comm.starts_with(name))).count())
+    }
+
+    /// Whether the work is done by other processes, whose processor time is not told.
+    pub(crate) fn has_children(&self) -> Outcome<bool> {
+        let process = self.process.id();
+        Ok(!std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?.trim().is_empty())
     }
 
     /// Seconds of processor time so far.

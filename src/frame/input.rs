@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
+use super::reply::push_json_string;
+
 /// What to do with a category that training never saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unseen {
@@ -61,6 +63,8 @@ pub struct InputSchema {
     /// Of each input; `Text` where it is no category.
     spellings: Vec<Spelling>,
     places: HashMap<String, usize>,
+    /// Each name as JSON usually has it before its value: quoted, with the colon.
+    spelt: Vec<Vec<u8>>,
 }
 
 impl InputSchema {
@@ -77,7 +81,17 @@ impl InputSchema {
             }
         }
         let spellings = inputs.iter().map(|input| spelling(&input.kind)).collect();
-        Self { inputs, spellings, places }
+        let spelt = |(place, input): (usize, &Input)| {
+            let mut text = Vec::new();
+            // Of two inputs with one name, the second is never meant.
+            if places.get(&input.name) == Some(&place) {
+                push_json_string(&mut text, &input.name);
+                text.push(b':');
+            }
+            text
+        };
+        let spelt = inputs.iter().enumerate().map(spelt).collect();
+        Self { inputs, spellings, places, spelt }
     }
 
     /// The inputs, one a cell of a row.
@@ -107,6 +121,11 @@ impl InputSchema {
         }
         let normalised: String = name.nfc().collect();
         self.places.get(&normalised).copied()
+    }
+
+    /// The name of the input at `place` as JSON usually has it, quoted and with its colon; empty if it is not to be found by that name.
+    pub(crate) fn spelt(&self, place: usize) -> &[u8] {
+        self.spelt.get(place).map_or(&[], Vec::as_slice)
     }
 
     /// How the levels of the input at `place` are spelt.

@@ -9,6 +9,29 @@ pub fn push_number(out: &mut Vec<u8>, value: f64) {
     }
 }
 
+/// Appends an integer in decimal.
+pub fn push_integer(out: &mut Vec<u8>, value: i64) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    push_whole(out, value.unsigned_abs());
+}
+
+/// Appends a whole number in decimal.
+pub fn push_whole(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut begin = digits.len();
+    loop {
+        begin -= 1;
+        digits[begin] = b'0' + (value % 10).to_le_bytes()[0];
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[begin..]);
+}
+
 /// Appends a JSON string with its quotes.
 pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";

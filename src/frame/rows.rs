@@ -1,8 +1,8 @@
 //! Rows of requests, from JSON, NDJSON or CSV straight into one row-major buffer of floats.
 //!
 //! No tree and no map is built: the text is scanned once, and each cell goes to its place in the buffer. The names in a row of JSON are
-//! expected in the spelling and order of the row before it, and are looked up only where they differ. All faults of a request are
-//! collected; if there is any, no row is kept. Not here: uploads of datasets, which have no schema to be read by.
+//! expected in the spelling and order of the row before it (those of the first row in the order of the inputs), and are looked up only where
+//! they differ. All faults of a request are collected; if there is any, no row is kept. Not here: uploads of datasets, which have no schema to be read by.
 
 use std::borrow::Cow;
 
@@ -681,8 +681,14 @@ fn opens(scan: &mut Scan<'_>, open: u8, close: u8) -> Result<bool, Broken> {
 /// The names of a row of JSON as the row before spelt them, from the opening quote to the value; `None` where the name was not known.
 type Template<'a> = Vec<Option<(&'a [u8], Target)>>;
 
+/// The names as they are expected in the first row.
+fn template(schema: &InputSchema) -> Template<'_> {
+    let expected = |place| Some(schema.spelt(place)).filter(|spelt| !spelt.is_empty()).map(|spelt| (spelt, Target::Input(place)));
+    (0..schema.len()).map(expected).collect()
+}
+
 /// Takes the members of one row, which is an object.
-fn object<'a>(intake: &mut Intake<'_, '_>, scan: &mut Scan<'a>, template: &mut Template<'a>, open: u32) -> Result<(), Stop> {
+fn object<'t, 'a: 't>(intake: &mut Intake<'_, '_>, scan: &mut Scan<'a>, template: &mut Template<'t>, open: u32) -> Result<(), Stop> {
     if !opens(scan, b'{', b'}')? {
         return Ok(());
     }
@@ -707,7 +713,12 @@ fn object<'a>(intake: &mut Intake<'_, '_>, scan: &mut Scan<'a>, template: &mut T
 }
 
 /// Takes a name that the row before did not have here, and remembers it for the next.
-fn name<'a>(intake: &mut Intake<'_, '_>, scan: &mut Scan<'a>, template: &mut Template<'a>, position: usize) -> Result<Target, Stop> {
+fn name<'t, 'a: 't>(
+    intake: &mut Intake<'_, '_>,
+    scan: &mut Scan<'a>,
+    template: &mut Template<'t>,
+    position: usize,
+) -> Result<Target, Stop> {
     let start = scan.at();
     let name = scan.string()?;
     scan.colon()?;
@@ -736,7 +747,7 @@ fn objects(intake: &mut Intake<'_, '_>, scan: &mut Scan<'_>) -> Result<(), Stop>
     if !opens(scan, b'[', b']')? {
         return Ok(());
     }
-    let mut template = Template::new();
+    let mut template = template(intake.schema);
     loop {
         let start = scan.at();
         intake.begin_row()?;
@@ -913,7 +924,7 @@ fn document<'a>(intake: &mut Intake<'_, '_>, scan: &mut Scan<'a>) -> Result<Vec<
 
 /// Takes lines of objects.
 fn lines(intake: &mut Intake<'_, '_>, body: &[u8], first_line: u64) -> Result<(), Stop> {
-    let mut template = Template::new();
+    let mut template = template(intake.schema);
     let mut rest = body;
     let mut line = first_line;
     while !rest.is_empty() {
@@ -944,7 +955,7 @@ fn lines(intake: &mut Intake<'_, '_>, body: &[u8], first_line: u64) -> Result<()
     Ok(())
 }
 
-fn one_line<'a>(intake: &mut Intake<'_, '_>, scan: &mut Scan<'a>, template: &mut Template<'a>) -> Result<(), Stop> {
+fn one_line<'t, 'a: 't>(intake: &mut Intake<'_, '_>, scan: &mut Scan<'a>, template: &mut Template<'t>) -> Result<(), Stop> {
     if scan.peek() == Some(b'{') {
         object(intake, scan, template, 0)?;
         scan.end()?;

@@ -10,7 +10,7 @@ use arrow_schema::{DataType, TimeUnit};
 
 use super::Frame;
 use super::infer::{instant_text, is_missing};
-use super::reply::{push_json_string, push_number};
+use super::reply::{push_integer, push_json_string, push_number};
 use super::schema::Schema;
 
 /// The header line.
@@ -144,24 +144,6 @@ impl<'f> Cells<'f> {
             _ => Cell::Missing,
         }
     }
-}
-
-fn push_integer(out: &mut Vec<u8>, value: i64) {
-    let mut digits = [0; 20];
-    let mut begin = digits.len();
-    let mut magnitude = value.unsigned_abs();
-    loop {
-        begin -= 1;
-        digits[begin] = b'0' + (magnitude % 10).to_le_bytes()[0];
-        magnitude /= 10;
-        if magnitude == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        out.push(b'-');
-    }
-    out.extend_from_slice(&digits[begin..]);
 }
 
 /// A text as a CSV cell, quoted where reading it back would otherwise give something else.

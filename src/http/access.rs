@@ -18,12 +18,9 @@ use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
 use super::error::{ApiError, Code};
-use super::{App, ROUTES, segments};
+use super::{App, ROUTES, extract, segments};
 use crate::model::key::Scopes;
 use crate::service::{Holder, ServiceError, Unknown};
-
-/// A body that is longer than this takes long enough for its key to be revoked meanwhile.
-const LONG: u64 = 64 << 10;
 
 /// What a route needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +93,13 @@ pub(super) fn authorise(app: &App, headers: &mut HeaderMap, needs: Needs) -> Res
         ApiError::new(Code::Unauthorized, detail)
     })?;
     if holder.may(scopes) { Ok(holder) } else { Err(ApiError::new(Code::Forbidden, "the scopes of this key do not allow that")) }
+}
+
+/// Who asks for something of a model that needs this.
+pub(super) fn authorise_for(app: &App, headers: &mut HeaderMap, needs: Needs, reference: &str) -> Result<Holder, ApiError> {
+    let holder = authorise(app, headers, needs)?;
+    model(&holder, reference)?;
+    Ok(holder)
 }
 
 /// The key that a request shows; what is none, or one of two, is shown as nothing that could be one.
@@ -185,7 +189,7 @@ impl HttpBody for Guarded {
 
 /// The body of a request that arrives only for as long as its key is good.
 pub(super) fn arriving(holder: &Holder, body: Body) -> Body {
-    let long = body.size_hint().exact().is_none_or(|length| length > LONG);
+    let long = body.size_hint().exact().is_none_or(|length| length > extract::LARGE as u64);
     if long { Body::new(Guarded { body, holder: holder.clone() }) } else { body }
 }
 

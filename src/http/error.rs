@@ -230,6 +230,11 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// For a request whose answer was given up half-way; nobody is there to read it but a client that stayed while the server ended.
+pub(super) fn gone() -> Response {
+    ApiError::new(Code::Unavailable, "the server is stopping").render("unknown")
+}
+
 /// A panic in one request is a 500 for that one.
 pub(super) fn from_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
     of_panic(panic).into_response()

@@ -1,8 +1,10 @@
 //! What handlers take from a request beside its path: bodies, paging, tags, preferences, keys.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -17,20 +19,50 @@ use crate::frame::Fault;
 use crate::server::BodyTimeout;
 use crate::service::{Fingerprint, Holder, IdempotencyKey, ServiceError};
 
+/// Bodies of more bytes leave the threads that serve connections, and take long enough for their key to be revoked meanwhile.
+pub(super) const LARGE: usize = 64 * 1024;
 /// Longest wait that `Prefer: wait=N` may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// The wait when nothing is asked for.
 const USUAL_WAIT: Duration = Duration::from_secs(5);
 
 /// A whole body of at most `limit` bytes.
-pub(super) async fn whole(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    match http_body_util::Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} bytes")))
-        }
-        Err(error) => Err(body_error(error.as_ref()).into()),
+pub(super) async fn whole<B>(body: B, limit: usize) -> Result<Bytes, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    let too_large = || ApiError::new(Code::PayloadTooLarge, format!("the body is larger than {limit} bytes"));
+    let mut body = pin!(body);
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
     }
+    let mut first = Bytes::new();
+    let (mut rest, mut length) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| body_error(error.into().as_ref()))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        length += piece.len();
+        if length > limit {
+            return Err(too_large());
+        }
+        if !first.is_empty() {
+            // Put together at the end only, in memory that has its size: most bodies that are too long never get there.
+            rest.push(piece);
+            continue;
+        }
+        first = piece;
+        // Mostly that is all of it, and nothing has to be copied.
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut all = Vec::with_capacity(length);
+    all.extend_from_slice(&first);
+    rest.iter().for_each(|piece| all.extend_from_slice(piece));
+    Ok(all.into())
 }
 
 /// A body as a stream.
@@ -194,13 +226,16 @@ pub(super) fn idempotency(holder: &Holder, headers: &HeaderMap, route: &[&str]) 
 }
 
 /// A whole body of at most `limit` bytes, and the `Idempotency-Key` with the fingerprint of the route and of that body.
-pub(super) async fn keyed_body(
+pub(super) async fn keyed_body<B>(
     holder: &Holder,
     headers: &HeaderMap,
-    body: Body,
+    body: B,
     limit: usize,
     route: &[&str],
-) -> Result<(Bytes, Option<IdempotencyKey>), ApiError> {
+) -> Result<(Bytes, Option<IdempotencyKey>), ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
     let body = whole(body, limit).await?;
     let key = idempotency(holder, headers, route)?.map(|(key, mut fingerprint)| {
         fingerprint.add(&body);

@@ -8,6 +8,7 @@ mod answers;
 mod backup;
 mod datasets;
 mod diagnostics;
+mod entrance;
 mod error;
 mod extract;
 mod fits;
@@ -36,11 +37,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::MethodFilter;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{And, DefaultPredicate, Predicate as _, SizeAbove};
 
 use crate::model::key::{Scope, Scopes};
 use crate::service::Service;
 
 pub use access::Needs;
+pub use entrance::Entrance;
 pub use error::{ApiError, CODES};
 pub use headers::Cors;
 pub use packed::PackedLimits;
@@ -166,11 +169,18 @@ pub fn router(app: App) -> Router {
         .fallback(operations::not_found)
         .method_not_allowed_fallback(operations::method_not_allowed)
         .with_state(app.clone())
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::from_panic))
         .layer(axum::middleware::from_fn_with_state(app, middleware::around))
         // Outside: errors are packed too, and what comes in is unpacked before anybody counts its bytes. What is packed goes out whenever
         // nothing more is there to be packed, so that streams stay prompt.
         .layer(axum::middleware::map_request_with_state(packed_in, packed::unpack))
-        .layer(CompressionLayer::new())
+        .layer(compression())
         .layer(axum::extract::DefaultBodyLimit::disable())
+}
+
+/// Bytes of an answer that one packet holds: packing less would cost more time than it saves.
+const PACKET: u16 = 1400;
+
+/// Packs answers for those who take them packed.
+fn compression() -> CompressionLayer<And<DefaultPredicate, SizeAbove>> {
+    CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(PACKET.into())))
 }

@@ -1,10 +1,10 @@
 //! `POST /v1/models/{name}/predict`: rows straight into a buffer of floats, answers straight into bytes.
 
-use axum::Extension;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use axum::{BoxError, Extension};
 
 use super::answers::{Writer, push_bool, push_contributions, push_row};
 use super::error::{ApiError, Code};
@@ -14,14 +14,14 @@ use super::wire::{Fields, refuse};
 use super::{App, extract, predict_stream};
 use crate::frame::Fault;
 use crate::frame::arrow_stream::parse_arrow;
-use crate::frame::reply::{push_json_string, push_number};
+use crate::frame::reply::{push_json_string, push_number, push_whole};
 use crate::frame::rows::{ParseError, Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::model::answers::MEMBERS;
 use crate::model::{IntervalKind, PredictionId, Question, Wanted};
 use crate::service::{Answerer, Caller, Predicted, ServiceError};
 
-/// Bodies larger than this leave the async threads.
-const LARGE: usize = 64 * 1024;
+/// And so do answers that take more multiplications than this: about a millisecond.
+const MUCH: usize = 1_000_000;
 
 impl From<ParseError> for ServiceError {
     fn from(error: ParseError) -> Self {
@@ -96,11 +96,27 @@ pub(super) async fn predict(
     if predict_stream::is_stream(dialect, &asked, &body) {
         return predict_stream::stream(app, name, dialect, asked, id, headers, body).await;
     }
+    held(&app, &name, dialect, asked, &headers, body).await
+}
+
+/// Answers a JSON document of rows by the model of that name.
+pub(super) async fn document<B>(app: &App, name: &str, query: Option<&str>, headers: &HeaderMap, body: B) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    held(app, name, Dialect::Json, asked(query, Dialect::Json)?, headers, body).await
+}
+
+/// Answers rows that are held in memory.
+async fn held<B>(app: &App, name: &str, dialect: Dialect, asked: Asked, headers: &HeaderMap, body: B) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
     let Asked { mut question, mut wanted, mut at, mut remember, key } = asked;
-    let caller = Caller { key: key.as_deref(), header: &extract::header_of(&headers) };
-    let answerer = app.service.answerer(&name, caller).await?;
+    let caller = Caller { key: key.as_deref(), header: &extract::header_of(headers) };
+    let answerer = app.service.answerer(name, caller).await?;
     let body = extract::whole(body, app.body_limit).await?;
-    let large = body.len() > LARGE;
+    let large = body.len() > extract::LARGE;
     let parse = move || -> Result<(Answerer, Rows, Question, Option<u64>, bool), ApiError> {
         let inputs = answerer.inputs();
         let refused = |error: ParseError| answerer.refused(error);
@@ -124,11 +140,20 @@ pub(super) async fn predict(
     if let Some(sequence) = at {
         answerer = app.service.answerer_at(answerer, sequence).await?;
     }
-    let mut predicted = app.service.predict(answerer, rows, question, remember)?;
+    let mut predicted = if answerer.work(rows.count, question) > MUCH {
+        let service = app.service.clone();
+        off_thread(move || Ok(service.predict(answerer, rows, question, remember)?)).await?
+    } else {
+        app.service.predict(answerer, rows, question, remember)?
+    };
     let ids = app.service.remember(&mut predicted).await?;
     let (number, sequence, arm) = (predicted.version.number, predicted.sequence, predicted.arm.clone());
     let write = move || -> Result<Vec<u8>, ApiError> {
-        let mut out = Vec::with_capacity(64 + predicted.answer.predictions.len() * 24);
+        let answer = &predicted.answer;
+        let numbers =
+            answer.predictions.len() + answer.lower.len() + answer.upper.len() + answer.leverage.len() + answer.contributions.len();
+        // A number has hardly ever more than twenty digits, and a word or a name stands beside some.
+        let mut out = Vec::with_capacity(256 + predicted.version.model.len() + 28 * numbers);
         if dialect == Dialect::Json {
             write_json(&mut out, &predicted, ids.as_deref(), wanted);
         } else {
@@ -291,13 +316,16 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[Prediction
     let answer = &predicted.answer;
     out.extend_from_slice(b"{\"model\":");
     push_json_string(out, &predicted.version.model);
-    out.extend_from_slice(format!(",\"version\":{},\"sequence\":{}", predicted.version.number, predicted.sequence).as_bytes());
+    out.extend_from_slice(b",\"version\":");
+    push_whole(out, predicted.version.number);
+    out.extend_from_slice(b",\"sequence\":");
+    push_whole(out, predicted.sequence);
     for (name, values, wanted) in [
-        ("predictions", &answer.predictions, wanted.predictions),
-        ("lower", &answer.lower, wanted.lower),
-        ("upper", &answer.upper, wanted.upper),
+        (&b",\"predictions\":"[..], &answer.predictions, wanted.predictions),
+        (b",\"lower\":", &answer.lower, wanted.lower),
+        (b",\"upper\":", &answer.upper, wanted.upper),
     ] {
-        out.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        out.extend_from_slice(name);
         if wanted {
             push_rows(out, targets, values);
         } else {

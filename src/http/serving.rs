@@ -24,9 +24,6 @@ use crate::frame::serving::{Form, parse_served};
 use crate::model::prediction::Question;
 use crate::service::{Answerer, Caller, Holder, Predicted, ServiceError};
 
-/// Bodies larger than this leave the async threads.
-const LARGE: usize = 64 * 1024;
-
 const OPTIONS: RowsOptions = RowsOptions { allow_id: false, max_rows: 10_000_000 };
 
 /// Whose forms are read.
@@ -151,7 +148,7 @@ async fn answer(
         None => app.service.answerer(&name, Caller { key: None, header: &extract::header_of(headers) }).await?,
     };
     let body = extract::whole(body, app.body_limit).await?;
-    let large = body.len() > LARGE;
+    let large = body.len() > extract::LARGE;
     let service = app.service.clone();
     let work = move || -> Result<Response, ApiError> {
         let asked = if csv { read_csv(&body, &answerer)? } else { read_json(dialect, &body, &answerer)? };

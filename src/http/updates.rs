@@ -1,10 +1,10 @@
 //! `POST /v1/models/{name}/updates`: one request answered as a whole, or a stream answered batch by batch.
 
-use axum::Extension;
-use axum::body::{Body, Bytes, HttpBody as _};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::{BoxError, Extension};
 use futures_util::StreamExt as _;
 
 use super::error::{ApiError, Code};
@@ -15,13 +15,11 @@ use super::predict::{Dialect, off_thread, push_rows};
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::arrow_stream::parse_arrow;
-use crate::frame::reply::push_json_string;
+use crate::frame::reply::{push_json_string, push_whole};
 use crate::frame::rows::{Rows, RowsOptions, parse_csv, parse_document, parse_ndjson};
 use crate::frame::{Fault, Lines};
 use crate::service::{Acknowledgement, Holder, ServiceError, StreamedUpdate, Update, UpdateReply, Version};
 
-/// Bodies larger than this leave the async threads.
-const LARGE: usize = 64 * 1024;
 /// NDJSON longer than this is a stream unless the caller wants JSON; the size at which a batch is full.
 const STREAMED: u64 = 256 * 1024;
 
@@ -47,9 +45,9 @@ pub(super) async fn learn(
     body: Body,
 ) -> Result<Response, ApiError> {
     let dialect = Dialect::of(&headers)?;
-    let wanted = wanted(query.as_deref())?;
     match lines(dialect, &headers, &body) {
         Some(lines) => {
+            let wanted = wanted(query.as_deref())?;
             let asked = StreamedUpdate {
                 if_match: extract::if_match(&headers),
                 idempotency: extract::idempotency(&holder, &headers, &["updates", "stream", &name])?,
@@ -58,7 +56,7 @@ pub(super) async fn learn(
             };
             stream(app, asked, wanted, id, headers, body).await
         }
-        None => whole(app, name, dialect, wanted, &holder, headers, body).await,
+        None => answer(&app, &name, dialect, query.as_deref(), &holder, &headers, body).await,
     }
 }
 
@@ -134,19 +132,24 @@ async fn stream(
     Ok(response)
 }
 
-async fn whole(
-    app: App,
-    name: String,
+/// Learns the rows of a body, answered as a whole.
+pub(super) async fn answer<B>(
+    app: &App,
+    name: &str,
     dialect: Dialect,
-    wanted: Wanted,
+    query: Option<&str>,
     holder: &Holder,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let version = app.service.learner(&name).await?;
-    let (body, idempotency) = extract::keyed_body(holder, &headers, body, app.body_limit, &["updates", &name]).await?;
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response, ApiError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    let wanted = wanted(query)?;
+    let version = app.service.learner(name).await?;
+    let (body, idempotency) = extract::keyed_body(holder, headers, body, app.body_limit, &["updates", name]).await?;
     let learning = version.clone();
-    let large = body.len() > LARGE;
+    let large = body.len() > extract::LARGE;
     let parse = move || -> Result<Rows, ApiError> {
         let mut rows = Rows::default();
         match dialect {
@@ -165,7 +168,7 @@ async fn whole(
         Ok(rows)
     };
     let rows = if large { off_thread(parse).await? } else { parse()? };
-    let if_match = extract::if_match(&headers);
+    let if_match = extract::if_match(headers);
     let learnt = app.service.update(Update { version: version.clone(), rows, if_match, idempotency }).await?;
     Ok(learnt_response(&version, &learnt.value, learnt.replayed, wanted))
 }
@@ -188,10 +191,14 @@ pub(super) fn learnt_response(version: &Version, reply: &UpdateReply, replayed: 
 fn write_learnt(out: &mut Vec<u8>, version: &Version, reply: &UpdateReply, wanted: Wanted) {
     out.extend_from_slice(b"{\"model\":");
     push_json_string(out, &version.model);
-    let counts = format!(",\"version\":{},\"sequence\":{},\"accepted\":{}", reply.version, reply.sequence, reply.accepted);
-    out.extend_from_slice(counts.as_bytes());
-    for (name, values, wanted) in [("predictions", &reply.predictions, wanted.predictions), ("errors", &reply.errors, wanted.errors)] {
-        out.extend_from_slice(format!(",\"{name}\":").as_bytes());
+    for (name, count) in [(&b",\"version\":"[..], reply.version), (b",\"sequence\":", reply.sequence), (b",\"accepted\":", reply.accepted)]
+    {
+        out.extend_from_slice(name);
+        push_whole(out, count);
+    }
+    let parts = [(&b",\"predictions\":"[..], &reply.predictions, wanted.predictions), (b",\"errors\":", &reply.errors, wanted.errors)];
+    for (name, values, wanted) in parts {
+        out.extend_from_slice(name);
         if wanted {
             push_rows(out, &version.document.target, values);
         } else {

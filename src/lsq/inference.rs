@@ -3,6 +3,8 @@
 //! Tails are regularised incomplete beta functions: P(|T| > t) = I(ν/(ν+t²); ν/2, ½) and P(F > f) = I(d₂/(d₂+d₁f); d₂/2, d₁/2)
 //! (Abramowitz & Stegun 26.5.27 and 26.6.2), so that a p-value of 1e-200 is one, and not 0.
 
+use std::cell::Cell;
+
 use statrs::function::erf::erf_inv;
 use statrs::function::gamma::{gamma_ur, ln_gamma};
 
@@ -165,12 +167,32 @@ fn where_tail_is(
     x
 }
 
+/// Quantiles that a thread keeps at hand.
+const KEPT: usize = 16;
+
+thread_local! {
+    /// A level, degrees of freedom and their quantile, each at a place that follows from its bits: one model is asked thousands of times.
+    static QUANTILES: [Cell<(f64, f64, f64)>; KEPT] = const { [const { Cell::new((f64::NAN, f64::NAN, f64::NAN)) }; KEPT] };
+}
+
 /// The t for which P(|T| ≤ t) = `level`, with `degrees` > 0.
-///
-/// Newton's method on the logarithm of the two-sided tail, from the normal approximation; the tail itself is accurate to rounding, so
-/// the quantile is too.
 #[must_use]
 pub fn student_t_quantile(level: f64, degrees: f64) -> f64 {
+    let bits = (level.to_bits() ^ degrees.to_bits().rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let place = (bits >> 60) as usize % KEPT;
+    QUANTILES.with(|kept| {
+        let mut found = kept[place].get();
+        if (found.0, found.1) != (level, degrees) {
+            found = (level, degrees, computed_quantile(level, degrees));
+            kept[place].set(found);
+        }
+        found.2
+    })
+}
+
+/// Newton's method on the logarithm of the two-sided tail, from the normal approximation; the tail itself is accurate to rounding, so
+/// the quantile is too.
+fn computed_quantile(level: f64, degrees: f64) -> f64 {
     if !(level > 0.0 && level < 1.0) || degrees.is_nan() || degrees <= 0.0 {
         return f64::NAN;
     }

@@ -74,7 +74,7 @@ pub use gradient::{Epoch, Gradient, GradientFit, LearningRate, Momentum, gradien
 pub use nonnegative::{BoundedFit, Bounds, bounded};
 pub use ordinary::{Fit, Given, Statistics, around, fit};
 pub use problem::{Block, Matrices, OneBlock, Row, RowSource, Solver, Specification};
-pub use recursive::Information;
+pub use recursive::{Gathered, Information};
 pub use reduction::{ComponentRegression, Components, Keep, Reduction, Sketch, component_regression, principal_components};
 pub use ridge_path::{PathPoint as RidgePathPoint, RidgePath, ridge_path};
 pub use robust::{Loss, Robust, RobustFit, robust};

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use super::version::finite;
 use crate::features::{Design, Encoding, RowBuffer};
+use crate::lsq::Gathered;
 use crate::lsq::inference::chi_squared_quantile;
 
 /// An index from which a shift is called moderate, and a feature `shifted`.
@@ -251,11 +252,11 @@ fn leverages(sample: &Sample, design: &Design, state: &State) -> Leverages {
     let square = (design.width() + 1).pow(2);
     let rows = sample.rows_taken();
     let wanted = (LEVERAGE_WORK / square).clamp(32, SAMPLE).min(rows);
-    let (mut buffer, mut scratch) = (RowBuffer::default(), Vec::new());
-    let mut found: Vec<f64> = (0..wanted)
-        .map(|index| index * rows / wanted)
-        .map(|row| information.leverage(design.row(&sample.cells[row * sample.width..(row + 1) * sample.width], &mut buffer), &mut scratch))
-        .collect();
+    let (mut buffer, mut together, mut found) = (RowBuffer::default(), Gathered::default(), Vec::with_capacity(wanted));
+    for row in (0..wanted).map(|index| index * rows / wanted) {
+        information.gather(design.row(&sample.cells[row * sample.width..(row + 1) * sample.width], &mut buffer), &mut together);
+    }
+    information.leverages(&mut together, &mut found);
     found.sort_unstable_by(f64::total_cmp);
     let quantile = |share: f64| {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a place in the list

@@ -6,8 +6,8 @@
 
 use super::State;
 use crate::features::{Design, RowBuffer};
-use crate::lsq::Information;
 use crate::lsq::inference::student_t_quantile;
+use crate::lsq::{Gathered, Information};
 
 /// What an interval is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub struct Answer {
     pub contributions: Vec<f64>,
 }
 
+/// Rows whose leverages are computed together: a model of a few hundred columns stays in the nearest caches with them.
+const TOGETHER: usize = 64;
+
 /// Leverage above the largest training leverage by rounding alone is not extrapolation.
 const ROUNDING: f64 = 1e-9;
 
@@ -67,33 +70,46 @@ pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], questi
         question.interval.map_or(f64::NAN, |(_, level)| if degrees > 0.0 { student_t_quantile(level, degrees) } else { f64::NAN });
     let ceiling = ceiling(information);
     let mut design_row = RowBuffer::default();
-    let mut scratch = Vec::new();
-    let mut parts = vec![0.0; if question.explain { design.width() } else { 0 }];
+    let row_of = |row: usize| &cells[row * inputs..(row + 1) * inputs];
     for row in 0..rows {
-        let cells = &cells[row * inputs..(row + 1) * inputs];
-        let x = design.row(cells, &mut design_row);
         let predicted = &mut answer.predictions[row * responses..(row + 1) * responses];
-        information.predict(x, predicted);
-        if question.leverage || question.interval.is_some() {
-            let leverage = information.leverage(x, &mut scratch);
-            if question.leverage {
-                answer.leverage.push(leverage);
-                answer.extrapolates.push(leverage > ceiling);
-            }
-            if let Some((kind, _)) = question.interval {
-                let own = match kind {
-                    IntervalKind::Confidence => 0.0,
-                    IntervalKind::Prediction => 1.0,
-                };
-                let means = information.mean_variances(x, leverage, &variance);
-                for ((&predicted, &variance), mean) in predicted.iter().zip(&variance).zip(means) {
-                    let half = quantile * variance.mul_add(own, mean).sqrt();
-                    answer.lower.push(predicted - half);
-                    answer.upper.push(predicted + half);
-                }
+        information.predict(design.row(row_of(row), &mut design_row), predicted);
+    }
+    if question.leverage || question.interval.is_some() {
+        let mut together = Gathered::default();
+        answer.leverage.reserve(rows);
+        for first in (0..rows).step_by(TOGETHER) {
+            (first..rows).take(TOGETHER).for_each(|row| information.gather(design.row(row_of(row), &mut design_row), &mut together));
+            information.leverages(&mut together, &mut answer.leverage);
+        }
+    }
+    if let Some((kind, _)) = question.interval {
+        let own = match kind {
+            IntervalKind::Confidence => 0.0,
+            IntervalKind::Prediction => 1.0,
+        };
+        let mut means = Vec::with_capacity(responses);
+        answer.lower.reserve(rows * responses);
+        answer.upper.reserve(rows * responses);
+        for (row, predicted) in answer.predictions.chunks_exact(responses).enumerate() {
+            let x = design.row(row_of(row), &mut design_row);
+            information.mean_variances(x, answer.leverage[row], &variance, &mut means);
+            for ((&predicted, &variance), mean) in predicted.iter().zip(&variance).zip(&means) {
+                let half = quantile * variance.mul_add(own, *mean).sqrt();
+                answer.lower.push(predicted - half);
+                answer.upper.push(predicted + half);
             }
         }
-        if question.explain {
+    }
+    if question.leverage {
+        answer.extrapolates = answer.leverage.iter().map(|leverage| *leverage > ceiling).collect();
+    } else {
+        answer.leverage.clear();
+    }
+    if question.explain {
+        let mut parts = vec![0.0; design.width()];
+        for row in 0..rows {
+            let x = design.row(row_of(row), &mut design_row);
             for response in 0..responses {
                 information.contributions(response, x, &mut parts);
                 answer.contributions.push(information.baseline(response));

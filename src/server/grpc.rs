@@ -24,9 +24,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
-use super::{Arriving, HEADER_LIMIT, Limits, Open, accept};
+use super::connections::{HEADER_LIMIT, Open, accept};
+use super::guard::{Arriving, Limits};
 use crate::config::Config;
-use crate::telemetry;
 
 /// Calls of a connection that are answered at the same time.
 const CALLS: u32 = 128;
@@ -59,10 +59,8 @@ impl Calling {
                     (stream, permit) = accept(&listener, &slots) => {
                         let (router, ended) = (router.clone(), ended.clone());
                         connections.spawn(async move {
-                            metrics::gauge!(telemetry::CONNECTIONS).increment(1.0);
-                            let _open = Open;
+                            let _open = Open::new(permit, Arc::default());
                             serve(stream, router, limits, ended).await;
-                            drop(permit);
                         });
                     }
                 }

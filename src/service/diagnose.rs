@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::aside::aside;
 use super::catalogue::Version;
 use super::error::ServiceError;
 use super::estimate::{self, Refit};
@@ -93,7 +94,7 @@ impl Service {
         let _permit = self.pool.acquire().await.map_err(|_| ServiceError::Cancelled)?;
         let (handle, asked) = (tokio::runtime::Handle::current(), version.clone());
         let wanted = wanted.bounded((version.design.width() + 1) * version.document.target.len());
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             let running = Running::nameless();
             let mut rows = source::Source::again(&handle, &running, Arc::new(opened), &asked.document)?;
             let refit = estimate::again(&mut rows, &asked.document)?;
@@ -116,9 +117,8 @@ impl Service {
                 Refit::Robust(fit) => lsq::diagnose_robust(&mut rows, &fit, &questions, &mut visit),
             }?;
             Ok(Findings { version: asked, diagnostics, rows: seen, page })
-        })
-        .await
-        .map_err(|_| ServiceError::Internal("the diagnostics of a version panicked"))?
+        };
+        aside(work, "the diagnostics of a version panicked").await
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::aside::aside;
 use super::catalogue::{Model, SERVED, Target, Version};
 use super::datasets::Opened;
 use super::error::ServiceError;
@@ -92,9 +93,7 @@ async fn fit_and_store(
     let read = (opened.description.row.id, opened.description.row.revision);
     let worker = running.clone();
     let handle = tokio::runtime::Handle::current();
-    let (document, state) = tokio::task::spawn_blocking(move || estimate::compute(&handle, &worker, plan, Arc::new(opened)))
-        .await
-        .map_err(|_| ServiceError::Internal("a fit panicked"))??;
+    let (document, state) = aside(move || estimate::compute(&handle, &worker, plan, Arc::new(opened)), "a fit panicked").await?;
     if running.is_cancelled() {
         return Err(ServiceError::Cancelled);
     }

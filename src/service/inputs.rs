@@ -24,6 +24,7 @@ use super::events::Channel;
 use super::{Service, ServiceError};
 use crate::features::{Design, RowBuffer};
 use crate::frame::Lack;
+use crate::lsq::Gathered;
 use crate::model::State;
 use crate::model::inputs::{Binning, Comparison, Inputs, Reference, Standing, scattered};
 use crate::model::prediction::{Answer, ceiling};
@@ -63,7 +64,7 @@ const FEATURES: usize = LEVERAGE + LEVERAGE_BINS;
 /// A thread's place among the shards, and what it works out leverages in.
 struct Seat {
     place: usize,
-    scratch: RefCell<(RowBuffer, Vec<f64>)>,
+    scratch: RefCell<(RowBuffer, Gathered)>,
 }
 
 /// Seats that are taken: taken when a thread first counts, given back when it ends.
@@ -675,7 +676,7 @@ mod tests {
         (0..6400).for_each(|_| watching.of(&version).unwrap().count(&version.design, &state, &cells, 1, &Answer::default()));
         let looked = watching.of(&version).unwrap().look(Timestamp::now());
         assert_eq!(looked.total.leverages(), 100);
-        let own = state.information().leverage(cells.as_slice(), &mut Vec::new());
+        let own = state.information().leverage(cells.as_slice(), &mut Gathered::default());
         assert!((looked.total.leverage(0.5).unwrap() / own - 1.0).abs() < 1.0 / 8.0, "{own}");
     }
 

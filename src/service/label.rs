@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::catalogue::Version;
 use super::error::ServiceError;
-use super::learn::{Reply, UpdateRequest};
+use super::learn::{Reply, UpdateRequest, Waiting};
 use super::predict::{Kept, Predicted};
 use super::traffic::{Remembered, read_scores};
 use super::update::{check_learns, expected_sequence};
@@ -175,7 +175,7 @@ impl Service {
         let expected_sequence = expected_sequence(asked.if_match.as_deref(), &version)?;
         // The writer may have to load the state; better here than while everybody waits.
         version.state(&self.store).await?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Waiting::here();
         let request = UpdateRequest {
             version: version.clone(),
             cells: Vec::new(),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Replayable;
@@ -122,7 +123,41 @@ pub(crate) struct UpdateRequest {
     pub(crate) stream: Option<Arc<AtomicBool>>,
     /// Labels of remembered predictions, whose rows are in the database; there are no `cells` then.
     pub(crate) labels: Option<Labelling>,
-    pub(crate) reply: oneshot::Sender<Result<Replayable<Reply>, ServiceError>>,
+    pub(crate) reply: Waiting,
+}
+
+type Outcome = Result<Replayable<Reply>, ServiceError>;
+type Answer = oneshot::Sender<Outcome>;
+
+/// Whoever waits for the answer to an update, and the threads on which that is.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    answer: Answer,
+    home: Handle,
+}
+
+impl Waiting {
+    /// For the caller, who waits on the threads on which it calls.
+    pub(crate) fn here() -> (Self, oneshot::Receiver<Outcome>) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { answer, home: Handle::current() }, receiver)
+    }
+}
+
+/// Answers a group: everybody who waits on the same thread is woken by one call of the system, not by one each.
+fn answer(group: impl Iterator<Item = (Waiting, Outcome)>) {
+    let mut homes: Vec<(Handle, Vec<(Answer, Outcome)>)> = Vec::new();
+    for (Waiting { answer, home }, outcome) in group {
+        match homes.iter_mut().find(|(known, _)| known.id() == home.id()) {
+            Some((_, answers)) => answers.push((answer, outcome)),
+            None => homes.push((home, vec![(answer, outcome)])),
+        }
+    }
+    for (home, answers) in homes {
+        // Who has gone away is not told.
+        let tell = move || answers.into_iter().for_each(|(answer, outcome)| _ = answer.send(outcome));
+        drop(home.spawn(async { tell() }));
+    }
 }
 
 impl UpdateRequest {
@@ -137,9 +172,9 @@ impl UpdateRequest {
         self.stream.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn settle(self, outcome: Result<Replayable<Reply>, ServiceError>) {
+    fn settled(self, outcome: Outcome) -> (Waiting, Outcome) {
         self.note(&outcome);
-        let _ = self.reply.send(outcome);
+        (self.reply, outcome)
     }
 }
 
@@ -147,7 +182,7 @@ impl UpdateRequest {
 pub(crate) struct Learnt {
     groups: Vec<Group>,
     compared: Vec<(Arc<Version>, Compared)>,
-    outcomes: Vec<Result<Replayable<Reply>, ServiceError>>,
+    outcomes: Vec<Outcome>,
 }
 
 /// What one version learnt.
@@ -204,10 +239,13 @@ impl Learnt {
                 version.events.send("comparison", &change);
             }
         }
-        for (request, outcome) in requests.zip(self.outcomes) {
-            request.settle(outcome);
-        }
+        answer(requests.zip(self.outcomes).map(|(request, outcome)| request.settled(outcome)));
     }
+}
+
+/// Tells all requests of a group that nothing happened.
+pub(crate) fn fail(requests: impl Iterator<Item = UpdateRequest>, error: &ServiceError) {
+    answer(requests.map(|request| request.settled(Err(error.clone()))));
 }
 
 /// A version being learnt by a group: its state so far and the cells that go to the log.

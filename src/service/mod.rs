@@ -4,6 +4,7 @@
 //! matrices (`lsq`).
 
 mod arriving;
+mod aside;
 pub mod backup;
 mod catalogue;
 pub mod check;
@@ -104,7 +105,9 @@ pub struct Service {
     erasing: tokio::sync::Mutex<()>,
     /// One backup at a time.
     backing_up: Arc<tokio::sync::Mutex<()>>,
+    /// Read by every request, hence without a lock.
     ready: AtomicBool,
+    ending: AtomicBool,
     stopping: watch::Sender<bool>,
     /// Turns to `true` when nothing can be written any more.
     failed: watch::Receiver<bool>,
@@ -152,6 +155,7 @@ impl Service {
         }
         let keyring = Arc::new(Keyring::default());
         let keys = keys::Following::start(keyring.clone(), store.connect().await?).await?;
+        aside::prepare();
         let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
         let (writer, thread, failed) =
             writer::Writer::start(connection, drifts).map_err(|_| ServiceError::Internal("the writer's thread could not be started"))?;
@@ -171,6 +175,7 @@ impl Service {
             erasing: tokio::sync::Mutex::default(),
             backing_up: Arc::default(),
             ready: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             failed,
         });
@@ -261,7 +266,7 @@ impl Service {
     /// Whether requests can be answered: migrated, replayed, the disk written without fault, and not stopping.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && !*self.failed.borrow() && !self.is_stopping()
+        self.ready.load(Ordering::Acquire) && !self.writer.is_broken() && !self.is_stopping()
     }
 
     /// Resolves when nothing can be written any more.
@@ -275,6 +280,7 @@ impl Service {
 
     /// Begins to stop: no longer ready, running fits are told to end.
     pub fn stop(&self) {
+        self.ending.store(true, Ordering::Release);
         self.stopping.send_replace(true);
         self.jobs.cancel_all();
         self.pins.stop();
@@ -283,7 +289,7 @@ impl Service {
     /// Whether it is about to end.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.ending.load(Ordering::Acquire)
     }
 
     /// The models in memory.

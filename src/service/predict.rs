@@ -109,6 +109,16 @@ impl Answerer {
         Ok(answer)
     }
 
+    /// Multiplications, about, that the answer to so many rows takes.
+    #[must_use]
+    pub fn work(&self, rows: usize, question: Question) -> usize {
+        let width = self.version.design.width();
+        let responses = self.version.document.target.len();
+        let leverage = if question.leverage || question.interval.is_some() { width * width / 2 } else { 0 };
+        let each = if question.explain { 2 } else { 1 };
+        rows.saturating_mul(leverage + each * responses * width)
+    }
+
     /// Counts a request that is refused for its rows; the error is returned.
     pub fn refused(&self, error: impl Into<ServiceError>) -> ServiceError {
         let error = error.into();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::arriving::numbered;
+use super::aside::aside;
 use super::datasets::{self, CHUNKS, Encoded, Opened};
 use super::error::ServiceError;
 use super::jobs::{Job, JobKind, JobState, Running};
@@ -210,9 +211,8 @@ async fn predict_and_store(service: &Arc<Service>, running: &Arc<Running>, plan:
     let (encoded, chunks) = mpsc::channel(CHUNKS);
     let storing = datasets::store_chunks(service.writer.clone(), segment, chunks);
     let (worker, runtime) = (running.clone(), tokio::runtime::Handle::current());
-    let answering = tokio::task::spawn_blocking(move || answer_dataset(&runtime, &worker, plan, &encoded));
+    let answering = aside(move || answer_dataset(&runtime, &worker, plan, &encoded), "the predictions of a dataset panicked");
     let (answered, stored) = tokio::join!(answering, storing);
-    let answered = answered.map_err(|_| ServiceError::Internal("the predictions of a dataset panicked"))?;
     let (rows, bytes) = stored?;
     let Finished { summary, into, if_match, origin } = answered?;
     if running.is_cancelled() {

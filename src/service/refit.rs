@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Service;
+use super::aside::aside;
 use super::catalogue::{SERVED, Target, Version};
 use super::error::ServiceError;
 use crate::features::RowBuffer;
@@ -49,9 +50,7 @@ async fn refit(service: &Arc<Service>, drifted: Drifted) -> Result<u64, ServiceE
     drop(connection);
     let _permit = service.pool.acquire().await.map_err(|_| ServiceError::Cancelled)?;
     let fitting = version.clone();
-    let (document, state) = tokio::task::spawn_blocking(move || fitted(&fitting, &rows, begin, mark.sequence))
-        .await
-        .map_err(|_| ServiceError::Internal("a refit panicked"))??;
+    let (document, state) = aside(move || fitted(&fitting, &rows, begin, mark.sequence), "a refit panicked").await?;
     let text = serde_json::to_string(&document).map_err(|_| ServiceError::Internal("a version does not encode"))?;
     let (bytes, name, old) = (state.encode(), version.model.clone(), version.clone());
     let (publisher, events) = (service.clone(), version.events.clone());

@@ -17,7 +17,7 @@ use super::arriving::{LARGE, Reading, by_line, receive};
 use super::catalogue::Version;
 use super::error::ServiceError;
 use super::idempotency::Mark;
-use super::learn::{Reply, UpdateRequest};
+use super::learn::{Reply, UpdateRequest, Waiting};
 use super::update::{check_learns, expected_sequence, with_weights};
 use super::{Fingerprint, IdempotencyKey, Replayable, Service};
 use crate::frame::rows::{Rows, RowsOptions};
@@ -270,7 +270,7 @@ impl<B: Stream<Item = Result<Bytes, ServiceError>> + Unpin> Flow<B> {
             let mark = Mark { version: self.version.number, lines: last_line, digest: keyed.so_far.digest() };
             keyed.key.step(std::mem::replace(&mut keyed.done, last_line), mark)
         });
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Waiting::here();
         let request = UpdateRequest {
             version: self.version.clone(),
             cells,

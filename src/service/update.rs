@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::catalogue::Version;
 use super::error::ServiceError;
-use super::learn::{Reply, UpdateRequest};
+use super::learn::{Reply, UpdateRequest, Waiting};
 use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::Faults;
 use crate::frame::rows::Rows;
@@ -36,7 +34,7 @@ impl Service {
         let cells = with_weights(&version, &rows)?;
         // The writer may have to load the state; better here than while everybody waits.
         version.state(&self.store).await?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Waiting::here();
         self.writer
             .update(UpdateRequest { version, cells, events: rows.ids, expected_sequence, idempotency, stream: None, labels: None, reply })
             .await?;

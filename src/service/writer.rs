@@ -160,8 +160,13 @@ impl Writer {
         self.send(Message::Update(Box::new(request))).await
     }
 
+    /// Whether nothing can be written any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     async fn send(&self, message: Message) -> Result<(), ServiceError> {
-        if self.broken.load(Ordering::Acquire) {
+        if self.is_broken() {
             return Err(ServiceError::Unavailable("the database can no longer be written"));
         }
         self.queue.send(message).await.map_err(|_| ServiceError::Unavailable("the server is stopping"))
@@ -241,9 +246,7 @@ async fn run(
             for operation in operations.drain(..) {
                 operation.settle(Err(error.clone()));
             }
-            for update in updates.drain(..) {
-                update.settle(Err(error.clone()));
-            }
+            learn::fail(updates.drain(..), &error);
         }
     }
     if let Err(error) = store::close_writer(connection).await {

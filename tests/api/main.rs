@@ -28,3 +28,4 @@ mod serving;
 mod streams;
 mod traffic;
 mod updates;
+mod ways;

@@ -2,7 +2,7 @@
 
 use faer::linalg::solvers::{Llt, Solve as _};
 use faer::{Mat, Side};
-use lsqd::lsq::{Solver, Specification};
+use lsqd::lsq::{Gathered, Solver, Specification};
 
 use super::{Sequence, coefficients, digits, fitted, std_errors, weighted};
 
@@ -104,7 +104,7 @@ fn leverages_sum_to_the_rank_and_residuals_are_orthogonal() {
     let design = sequence.matrix(300, 5);
     let response: Vec<f64> = (0..300).map(|_| sequence.next()).collect();
     let fit = fitted(&design, &response, Specification::default());
-    let (mut sum, mut largest, mut scratch) = (0.0, 0.0_f64, Vec::new());
+    let (mut sum, mut largest, mut scratch) = (0.0, 0.0_f64, Gathered::default());
     let mut gradient = [0.0; 6];
     for row in 0..300 {
         let x: Vec<f64> = (0..5).map(|column| design[(row, column)]).collect();

@@ -1,7 +1,7 @@
 //! What holds of every problem, on problems drawn at random; and problems that are hard, with answers that are known exactly.
 
 use faer::Mat;
-use lsqd::lsq::{Solver, Specification};
+use lsqd::lsq::{Gathered, Solver, Specification};
 use proptest::prelude::*;
 
 use super::{Sequence, coefficients, digits, fitted, std_errors, weighted};
@@ -44,7 +44,7 @@ proptest! {
         let fit = fitted(&problem.design, &problem.response, specification(&problem));
         let (rows, predictors) = problem.design.shape();
         prop_assert_eq!(fit.rank, predictors + usize::from(problem.intercept));
-        let (mut sum, mut scratch) = (0.0, Vec::new());
+        let (mut sum, mut scratch) = (0.0, Gathered::default());
         let mut gradient = vec![0.0; predictors];
         let mut size = vec![0.0; predictors];
         for place in 0..rows {

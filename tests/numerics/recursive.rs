@@ -1,7 +1,7 @@
 //! Learning row by row.
 
 use faer::Mat;
-use lsqd::lsq::{Block, Information, Matrices, Row, Specification};
+use lsqd::lsq::{Block, Gathered, Information, Matrices, Row, Specification};
 
 use super::{Sequence, coefficients, digits, fitted, std_errors, weighted};
 
@@ -401,7 +401,7 @@ fn know_the_same(together: &Information, single: &Information, next: &[f64], tol
         alike(together.std_errors().1.col_as_slice(response), single.std_errors().1.col_as_slice(response), "standard error");
     }
     alike(&[together.effective_observations()], &[single.effective_observations()], "effective rows");
-    alike(&[together.leverage(next, &mut Vec::new())], &[single.leverage(next, &mut Vec::new())], "leverage");
+    alike(&[together.leverage(next, &mut Gathered::default())], &[single.leverage(next, &mut Gathered::default())], "leverage");
     assert_eq!((together.observations(), together.rank()), (single.observations(), single.rank()), "{what}");
     let step = |information: &Information| {
         let (mut information, mut innovations) = (information.clone(), vec![0.0; single.responses()]);
@@ -525,7 +525,7 @@ fn the_largest_leverage_is_that_of_the_rows_of_a_block_as_they_are_known_after_i
         let mut information = as_a_block(&begun, &rows.block(), 1.0);
         let thinned = information.maximum_leverage();
         information.raise_maximum_leverage(&rows.block());
-        let mut scratch = Vec::new();
+        let mut scratch = Gathered::default();
         let largest = (0..size)
             .filter(|place| rows.weights[*place] > 0.0)
             .map(|place| information.leverage(&row(&rows.design, place), &mut scratch))

@@ -337,22 +337,11 @@ impl Factor {
         }
     }
 
-    /// The leverage of a row in the system's coordinates (m), destroying it.
-    pub(super) fn leverage(&self, row: &mut [f64]) -> f64 {
-        let mut leverage = 0.0;
-        for pivot in 0..self.width {
-            let x = row[pivot];
-            if x == 0.0 {
-                continue;
-            }
-            if self.diagonal[pivot] > 0.0 {
-                leverage += x * (x / self.diagonal[pivot]);
-            }
-            for (cell, own) in row[pivot + 1..].iter_mut().zip(self.right_of(pivot)) {
-                *cell -= x * own;
-            }
-        }
-        leverage
+    /// The leverages of as many rows as there are lanes, destroying them: cells of the system's coordinates, m×lanes. What a row is given
+    /// does not depend on the others.
+    pub(super) fn leverages(&self, cells: &mut [f64]) -> [f64; LANES] {
+        let Self { width, padded, rows, diagonal, .. } = self;
+        self.arch.dispatch(Leverages { width: *width, padded: *padded, rows, diagonal, cells })
     }
 
     /// Takes the incoming row out again, which was put in with this weight. `errors` (q) receives y − ŷ of the model that still has it. α² = 1 − w·leverage; `None`, and nothing changed, if it is less than `least`.
@@ -542,6 +531,44 @@ struct Remove<'a> {
     least: f64,
     /// q.
     errors: &'a mut [f64],
+}
+
+/// Forward substitution of several rows at once.
+struct Leverages<'a> {
+    width: usize,
+    padded: usize,
+    rows: &'a [f64],
+    diagonal: &'a [f64],
+    cells: &'a mut [f64],
+}
+
+impl WithSimd for Leverages<'_> {
+    type Output = [f64; LANES];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f64; LANES] {
+        let Self { width, padded, rows, diagonal, cells } = self;
+        let mut leverages = [0.0; LANES];
+        for pivot in 0..width {
+            let (before, behind) = cells.split_at_mut((pivot + 1) * LANES);
+            let x = S::as_simd_f64s(&before[pivot * LANES..]).0;
+            if diagonal[pivot] > 0.0 {
+                let inverse = simd.splat_f64s(diagonal[pivot].recip());
+                for (sum, x) in S::as_mut_simd_f64s(&mut leverages).0.iter_mut().zip(x) {
+                    *sum = simd.mul_add_e_f64s(*x, simd.mul_f64s(*x, inverse), *sum);
+                }
+            }
+            let (begin, skipped) = place_of(padded, pivot);
+            let own = &rows[begin + pivot + 1 - skipped..begin + width - skipped];
+            for (own, cells) in own.iter().zip(behind.chunks_exact_mut(LANES)) {
+                let own = simd.splat_f64s(*own);
+                for (cell, x) in S::as_mut_simd_f64s(cells).0.iter_mut().zip(x) {
+                    *cell = simd.negate_mul_add_e_f64s(own, *x, *cell);
+                }
+            }
+        }
+        leverages
+    }
 }
 
 impl WithSimd for Remove<'_> {

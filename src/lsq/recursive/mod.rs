@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use faer::{Mat, MatRef};
 
 use self::arrival::Arrival;
-use self::factor::{Factor, Step};
+use self::factor::{Factor, LANES, Step};
 use super::Error;
 use super::double_double::Double;
 use super::problem::Row;
@@ -88,6 +88,14 @@ pub struct Information {
     current: OnceLock<Current>,
     /// Effective parameters less the rank as they are after the updates so far.
     spent_now: OnceLock<f64>,
+}
+
+/// Rows whose leverage is asked, in the system's coordinates.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    /// Of as many rows as there are lanes the first cells, then their second ones, and so on; then those of the next rows.
+    cells: Vec<f64>,
+    count: usize,
 }
 
 /// Cells larger than this could overflow when squared and summed.
@@ -214,15 +222,17 @@ impl Information {
         self.residual = variance.iter().map(|variance| variance * degrees).collect();
     }
 
-    /// The variance of the mean response at x (p) for each response, from the leverage of x where the covariance is s²(X̃ᵀX̃)⁻¹.
-    #[must_use]
-    pub fn mean_variances<'r>(&self, x: impl Into<Row<'r>>, leverage: f64, residual_variance: &[f64]) -> Vec<f64> {
+    /// The variance of the mean response at x (p) for each response (q, in the place of what `variances` held), from the leverage of x
+    /// where the covariance is s²(X̃ᵀX̃)⁻¹.
+    pub fn mean_variances<'r>(&self, x: impl Into<Row<'r>>, leverage: f64, residual_variance: &[f64], variances: &mut Vec<f64>) {
+        variances.clear();
         if self.covariance.is_empty() {
-            return residual_variance.iter().map(|variance| variance * leverage).collect();
+            variances.extend(residual_variance.iter().map(|variance| variance * leverage));
+            return;
         }
         let mut row = Vec::new();
         self.system_row(x.into().high, &mut row);
-        self.covariance.iter().map(|covariance| quadratic_form(covariance, &row)).collect()
+        variances.extend(self.covariance.iter().map(|covariance| quadratic_form(covariance, &row)));
     }
 
     /// m: the predictors, and the intercept if there is one.
@@ -442,11 +452,44 @@ impl Information {
         }
     }
 
-    /// h = x̃ᵀ(X̃ᵀX̃ + penalty)⁻¹x̃ of a row x (p), by forward substitution with Rᵀ.
+    /// Puts a row x (p) beside those whose leverage is asked.
+    pub fn gather<'r>(&self, x: impl Into<Row<'r>>, rows: &mut Gathered) {
+        let width = self.width();
+        if rows.count.is_multiple_of(LANES) {
+            rows.cells.resize(rows.cells.len() + width * LANES, 0.0);
+        }
+        let begin = rows.cells.len() - width * LANES + rows.count % LANES;
+        let mut lane = rows.cells[begin..].iter_mut().step_by(LANES);
+        rows.count += 1;
+        if self.origin.intercept
+            && let Some(cell) = lane.next()
+        {
+            *cell = 1.0;
+        }
+        for (((cell, x), centre), scale) in lane.zip(x.into().high).zip(&self.origin.centre).zip(&self.origin.scale) {
+            *cell = (x - centre) * scale;
+        }
+    }
+
+    /// h = x̃ᵀ(X̃ᵀX̃ + penalty)⁻¹x̃ of each row that was gathered, by forward substitution with Rᵀ; `rows` is empty then.
+    pub fn leverages(&self, rows: &mut Gathered, leverages: &mut Vec<f64>) {
+        let wanted = leverages.len() + rows.count;
+        for cells in rows.cells.chunks_exact_mut((self.width() * LANES).max(1)) {
+            leverages.extend_from_slice(&self.factor.leverages(cells));
+        }
+        // A model of nothing has no cells.
+        leverages.resize(wanted, 0.0);
+        rows.cells.clear();
+        rows.count = 0;
+    }
+
+    /// The leverage of one row x (p); `rows` holds no others.
     #[must_use]
-    pub fn leverage<'r>(&self, x: impl Into<Row<'r>>, scratch: &mut Vec<f64>) -> f64 {
-        self.system_row(x.into().high, scratch);
-        self.factor.leverage(scratch)
+    pub fn leverage<'r>(&self, x: impl Into<Row<'r>>, rows: &mut Gathered) -> f64 {
+        self.gather(x, rows);
+        let mut leverage = Vec::with_capacity(LANES);
+        self.leverages(rows, &mut leverage);
+        leverage[0]
     }
 
     /// The row in the system's coordinates.
@@ -481,21 +524,22 @@ impl Information {
         if self.updates == 0 {
             return (self.origin.slope_roots.clone(), self.origin.intercept_root);
         }
+        // The variance of a slope is the leverage of a unit vector, and that of the intercept the leverage of a row of zeros.
         let ones = usize::from(self.origin.intercept);
-        let roots = (0..self.predictors())
-            .map(|predictor| {
-                let mut unit = vec![0.0; self.width()];
-                unit[ones + predictor] = self.origin.scale[predictor];
-                self.factor.leverage(&mut unit).sqrt()
-            })
-            .collect();
-        let intercept = if self.origin.intercept {
-            let mut origin = Vec::new();
-            self.system_row(&vec![0.0; self.predictors()], &mut origin);
-            self.factor.leverage(&mut origin).sqrt()
-        } else {
-            0.0
-        };
+        let mut roots = Vec::with_capacity(self.predictors() + LANES);
+        let mut cells = vec![0.0; self.width() * LANES];
+        for first in (0..self.predictors()).step_by(LANES) {
+            cells.fill(0.0);
+            for (lane, predictor) in (first..self.predictors()).take(LANES).enumerate() {
+                cells[(ones + predictor) * LANES + lane] = self.origin.scale[predictor];
+            }
+            roots.extend(self.factor.leverages(&mut cells).map(f64::sqrt));
+        }
+        roots.truncate(self.predictors());
+        if !self.origin.intercept {
+            return (roots, 0.0);
+        }
+        let intercept = self.leverage(vec![0.0; self.predictors()].as_slice(), &mut Gathered::default()).sqrt();
         (roots, intercept)
     }
 

@@ -1,0 +1,493 @@
+//! The connections, and the threads that serve them.
+//!
+//! Each of these threads waits for its own connections and answers what is short by itself: nothing is handed from thread to thread on the
+//! way from a request to its answer, and nobody has to be woken for it. A new connection goes to the thread that has the fewest.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tower::ServiceExt as _;
+
+use super::guard::{Arriving, Exchange, Guarded, Leaving, Limits, Progress};
+use crate::config::Config;
+use crate::telemetry;
+
+/// Largest header of a request.
+pub(super) const HEADER_LIMIT: usize = 64 << 10;
+/// How long accepting pauses when the system has no more sockets to give.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What requests are answered by.
+pub trait Application: Clone + Send + Sync + 'static {
+    /// Answers a request, on the thread of its connection.
+    fn answer(&self, request: Request<Arriving>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+impl Application for Router {
+    async fn answer(&self, request: Request<Arriving>) -> Response<Body> {
+        let answer: Result<_, Infallible> = self.clone().oneshot(request.map(Body::new)).await;
+        answer.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// Waits for a free slot, then for a connection. Nothing that happens to a connection or to the system ends the loop.
+pub(super) async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    loop {
+        // The semaphore is never closed; if it were, there would be nothing to wait for.
+        let Ok(permit) = slots.clone().acquire_owned().await else { return std::future::pending().await };
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            // The client had gone before it was its turn.
+            Err(error) if is_of_the_client(&error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
+            // Out of file descriptors or memory: a new attempt at once would fail as well, and burn a core.
+            Err(error) => {
+                tracing::error!(%error, "no connection can be accepted; trying again in a second");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_the_client(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused)
+}
+
+/// A thread that serves connections.
+struct Worker {
+    handle: Handle,
+    /// Held by each of its connections as well.
+    share: Arc<()>,
+    /// The thread ends when this is dropped.
+    _end: oneshot::Sender<Infallible>,
+}
+
+impl Worker {
+    fn start(number: usize) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel::<Infallible>();
+        std::thread::Builder::new().name(format!("lsqd-serve-{number}")).spawn(move || {
+            let _ = runtime.block_on(ended);
+            // Large bodies are parsed beside this thread; nobody waits for them any more.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { handle, share: Arc::default(), _end: end })
+    }
+}
+
+/// The open connections.
+pub(super) struct Connections<A> {
+    slots: Arc<Semaphore>,
+    workers: Vec<Worker>,
+    tasks: JoinSet<()>,
+    /// Changes when the connections are to end; each holds a receiver until it has.
+    end: watch::Sender<()>,
+    protocol: http1::Builder,
+    application: A,
+    limits: Limits,
+}
+
+impl<A: Application> Connections<A> {
+    pub(super) fn new(config: &Config, application: A) -> io::Result<Self> {
+        let limits = Limits { idle: config.idle_timeout, header: config.header_timeout, body: config.body_timeout };
+        let mut protocol = http1::Builder::new();
+        // The socket is guarded by timers of ours, which tell an idle connection from a slow header.
+        protocol.header_read_timeout(None).max_header_size(HEADER_LIMIT);
+        let slots = Arc::new(Semaphore::new(config.max_connections));
+        let workers = (0..config.serving_threads.max(1)).map(Worker::start).collect::<io::Result<_>>()?;
+        Ok(Self { slots, workers, tasks: JoinSet::new(), end: watch::Sender::new(()), protocol, application, limits })
+    }
+
+    /// Accepts and serves until `end` resolves; from then on connecting is refused.
+    pub(super) async fn accept_until<T>(&mut self, listener: TcpListener, end: impl Future<Output = T>) -> T {
+        let slots = self.slots.clone();
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut end => {
+                    if let Err(error) = self.accept_waiting(listener) {
+                        tracing::debug!(%error, "connections that waited were not accepted");
+                    }
+                    return outcome;
+                }
+                () = self.ended() => {}
+                (stream, permit) = accept(&listener, &slots) => {
+                    // It is waited for by a thread of its own from now on.
+                    if let Err(error) = stream.into_std().and_then(|stream| self.serve(stream, permit)) {
+                        tracing::debug!(%error, "a connection could not be served");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the connections that the system has accepted already: to close the listener would reset them, and what was sent by them.
+    fn accept_waiting(&mut self, listener: TcpListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        while let Ok(permit) = self.slots.clone().try_acquire_owned() {
+            match listener.accept() {
+                Ok((stream, _)) => self.serve(stream, permit)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, stream: std::net::TcpStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
+        // Answers are small and latency is the product: never wait for a full packet.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY was not taken");
+        }
+        let Some(worker) = self.workers.iter().min_by_key(|worker| Arc::strong_count(&worker.share)) else { return Ok(()) };
+        let share = worker.share.clone();
+        stream.set_nonblocking(true)?;
+        let (application, protocol, limits) = (self.application.clone(), self.protocol.clone(), self.limits);
+        let mut end = self.end.subscribe();
+        let serving = async move {
+            let _open = Open::new(permit, share);
+            let served = async {
+                let progress = Arc::new(Progress::default());
+                let io = TokioIo::new(Guarded::new(TcpStream::from_std(stream)?, progress.clone(), limits));
+                let service = hyper::service::service_fn(|request: Request<Incoming>| {
+                    let exchange = Exchange::begin(&progress);
+                    let request = request.map(|body| Arriving::new(body, progress.clone(), limits.body));
+                    let application = application.clone();
+                    async move {
+                        let answer = application.answer(request).await;
+                        Ok::<_, Infallible>(answer.map(|body| Leaving { body, _exchange: exchange }))
+                    }
+                });
+                let mut connection = pin!(protocol.serve_connection(io, service));
+                let asked = async {
+                    // The sender outlives its connections.
+                    let _ = end.changed().await;
+                    // What has arrived by now is read before the end is looked at: whoever sent it is answered.
+                    tokio::task::yield_now().await;
+                };
+                tokio::select! {
+                    biased;
+                    ended = connection.as_mut() => return ended.map_err(io::Error::other),
+                    () = asked => {}
+                }
+                connection.as_mut().graceful_shutdown();
+                connection.await.map_err(io::Error::other)
+            };
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        };
+        self.tasks.spawn_on(serving, &worker.handle);
+        Ok(())
+    }
+
+    /// Resolves when a connection has ended; with none open, never.
+    async fn ended(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::error!(%error, "a connection's task panicked"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lets requests that are under way end, for at most `timeout`; then cuts them.
+    pub(super) async fn drain(self, timeout: Duration) {
+        let Self { mut tasks, end, .. } = self;
+        let open = end.receiver_count();
+        if open > 0 {
+            tracing::info!(connections = open, "waiting for open connections");
+        }
+        end.send_replace(());
+        if tokio::time::timeout(timeout, end.closed()).await.is_err() {
+            tracing::warn!(seconds = timeout.as_secs_f64(), "some requests did not end in time and were cut");
+        }
+        tasks.shutdown().await;
+    }
+}
+
+/// Counts a connection in and, also when its task is cut, out.
+pub(super) struct Open {
+    _permit: OwnedSemaphorePermit,
+    _share: Arc<()>,
+}
+
+impl Open {
+    pub(super) fn new(permit: OwnedSemaphorePermit, share: Arc<()>) -> Self {
+        metrics::gauge!(telemetry::CONNECTIONS).increment(1.0);
+        Self { _permit: permit, _share: share }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        metrics::gauge!(telemetry::CONNECTIONS).decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use axum::body::Bytes;
+    use axum::routing::{get, post};
+    use futures_util::StreamExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+
+    /// A server of the test's own routes, with short limits; it ends when the sender is dropped or used.
+    async fn start(adjust: impl FnOnce(&mut Config)) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<Duration>) {
+        let mut config = Config::with_database(std::path::Path::new("./lsqd.db")).unwrap();
+        config.idle_timeout = Duration::from_millis(900);
+        config.header_timeout = Duration::from_millis(300);
+        config.body_timeout = Duration::from_millis(300);
+        config.drain_timeout = Duration::from_secs(5);
+        adjust(&mut config);
+        let router = Router::new()
+            .route("/", get(async || "home"))
+            .route("/slow", get(async || tokio::time::sleep(Duration::from_millis(700)).await))
+            .route("/stuck", get(std::future::pending::<()>))
+            .route("/refuse", post(async || axum::http::StatusCode::PAYLOAD_TOO_LARGE))
+            .route(
+                "/endless",
+                get(async || {
+                    Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 65536]))))
+                }),
+            )
+            .route(
+                "/length",
+                post(async |body: Body| {
+                    let mut length = 0;
+                    let mut pieces = body.into_data_stream();
+                    while let Some(piece) = pieces.next().await {
+                        match piece {
+                            Ok(piece) => length += piece.len(),
+                            Err(error) => {
+                                let cause = std::error::Error::source(&error).unwrap();
+                                return format!("timeout {}", cause.is::<crate::server::BodyTimeout>());
+                            }
+                        }
+                    }
+                    format!("length {length}")
+                }),
+            );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let mut connections = Connections::new(&config, router).unwrap();
+            let _ = connections.accept_until(listener, stopped).await;
+            let begun = Instant::now();
+            connections.drain(config.drain_timeout).await;
+            begun.elapsed()
+        });
+        (address, stop, task)
+    }
+
+    /// Everything that arrives until the server closes the connection, and how long that took.
+    async fn rest(stream: &mut TcpStream) -> (String, Duration) {
+        let begun = Instant::now();
+        let mut bytes = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.unwrap();
+        (String::from_utf8_lossy(&bytes).into_owned(), begun.elapsed())
+    }
+
+    /// Sends a request and reads until the reply holds `part`.
+    async fn ask(stream: &mut TcpStream, request: &str, part: &str) -> String {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        let mut piece = [0; 4096];
+        while !reply.contains(part) {
+            let count = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut piece)).await.unwrap().unwrap();
+            assert!(count > 0, "closed after {reply:?}");
+            reply.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+        }
+        reply
+    }
+
+    const HOME: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    fn between(elapsed: Duration, from: u64, to: u64) {
+        assert!((from..to).contains(&(elapsed.as_millis() as u64)), "{elapsed:?} is not from {from} to {to} ms");
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_owes_a_header_soon() {
+        let (address, _stop, _task) = start(|_| {}).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+        between(rest(&mut silent).await.1, 200, 800);
+        between(rest(&mut slow).await.1, 0, 300);
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_kept_longer_than_a_slow_header() {
+        let (address, _stop, _task) = start(|_| {}).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        for pause in [0, 600, 600] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            ask(&mut stream, HOME, "home").await;
+        }
+        between(rest(&mut stream).await.1, 800, 1500);
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        ask(&mut stream, HOME, "home").await;
+        stream.write_all(b"GET / HT").await.unwrap();
+        between(rest(&mut stream).await.1, 200, 700);
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_is_nobodys_timeout() {
+        let (address, _stop, _task) = start(|config| config.idle_timeout = Duration::from_millis(300)).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        ask(&mut stream, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n", "content-length: 0").await;
+        ask(&mut stream, HOME, "home").await;
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_arriving_is_a_timeout_and_a_slow_one_is_not() {
+        let (address, _stop, _task) = start(|_| {}).await;
+        let head = "POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n";
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for letter in [b"a", b"b", b"c", b"d", b"e"] {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            stream.write_all(letter).await.unwrap();
+        }
+        ask(&mut stream, "f", "length 6").await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(b"abc").await.unwrap();
+        let begun = Instant::now();
+        ask(&mut stream, "", "timeout true").await;
+        between(begun.elapsed(), 200, 800);
+    }
+
+    #[tokio::test]
+    async fn a_response_that_is_not_taken_ends_the_connection() {
+        let (address, stop, task) = start(|_| {}).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        stop.send(()).unwrap();
+        between(task.await.unwrap(), 0, 100);
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_the_end_of_an_upload_is_read() {
+        let (address, _stop, _task) = start(|_| {}).await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut reader, mut writer) = stream.into_split();
+        let sending = tokio::spawn(async move {
+            let _ = writer.write_all(b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 16777216\r\n\r\n").await;
+            let piece = vec![b'x'; 1 << 20];
+            for sent in 0..16 {
+                if writer.write_all(&piece).await.is_err() {
+                    return sent;
+                }
+            }
+            16
+        });
+        // A client that reads only when it has sent everything, as many do: a reset on the way would be all it sees.
+        assert_eq!(sending.await.unwrap(), 16);
+        let mut reply = Vec::new();
+        reader.read_to_end(&mut reply).await.unwrap();
+        assert!(reply.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&reply));
+    }
+
+    #[tokio::test]
+    async fn past_the_limit_connections_wait() {
+        let (address, _stop, _task) = start(|config| config.max_connections = 1).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        ask(&mut first, HOME, "home").await;
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(HOME.as_bytes()).await.unwrap();
+        let mut piece = [0; 64];
+        assert!(tokio::time::timeout(Duration::from_millis(200), second.read(&mut piece)).await.is_err());
+        drop(first);
+        assert!(tokio::time::timeout(Duration::from_secs(2), second.read(&mut piece)).await.unwrap().unwrap() > 0);
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_requests_but_not_for_idle_connections() {
+        let (address, stop, task) = start(|_| {}).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        ask(&mut idle, HOME, "home").await;
+        let mut busy = TcpStream::connect(address).await.unwrap();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.send(()).unwrap();
+        let (reply, elapsed) = rest(&mut idle).await;
+        assert!(reply.is_empty());
+        between(elapsed, 0, 300);
+        assert!(rest(&mut busy).await.0.starts_with("HTTP/1.1 200"));
+        between(task.await.unwrap(), 300, 1500);
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_end_is_answered() {
+        let (address, stop, task) = start(|_| {}).await;
+        let mut known = Vec::new();
+        for _ in 0..40 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            ask(&mut stream, HOME, "home").await;
+            known.push(stream.into_std().unwrap());
+        }
+        // Nothing below waits, so that neither the known connections nor the new ones are looked at before the end is asked for.
+        let mut new: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        for stream in known.iter_mut().chain(&mut new) {
+            io::Write::write_all(stream, HOME.as_bytes()).unwrap();
+        }
+        stop.send(()).unwrap();
+        for stream in known.into_iter().chain(new) {
+            stream.set_nonblocking(true).unwrap();
+            let (reply, _) = rest(&mut TcpStream::from_std(stream).unwrap()).await;
+            assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with("home"), "{reply:?}");
+        }
+        between(task.await.unwrap(), 0, 1000);
+    }
+
+    #[tokio::test]
+    async fn the_end_does_not_wait_for_ever() {
+        let (address, stop, task) = start(|config| config.drain_timeout = Duration::from_millis(300)).await;
+        let mut stuck = TcpStream::connect(address).await.unwrap();
+        stuck.write_all(b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.send(()).unwrap();
+        between(task.await.unwrap(), 250, 1000);
+        assert!(rest(&mut stuck).await.0.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_probe_tells_well_from_ill_from_gone() {
+        let (address, stop, task) = start(|_| {}).await;
+        let probe =
+            async |path: &'static str| tokio::task::spawn_blocking(move || crate::server::probe(&address.to_string(), path)).await.unwrap();
+        assert_eq!(probe("/").await, Ok(()));
+        assert!(probe("/nothing").await.unwrap_err().contains("404"));
+        let begun = Instant::now();
+        assert!(probe("/stuck").await.is_err());
+        between(begun.elapsed(), 1900, 2900);
+        stop.send(()).unwrap();
+        task.await.unwrap();
+        assert!(probe("/").await.unwrap_err().contains("did not answer"));
+    }
+}

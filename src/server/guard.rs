@@ -1,0 +1,314 @@
+//! What one connection is held to.
+//!
+//! `axum::serve` sets no timers, so a client that sends a byte an hour would hold a connection for good. Here each connection is held to
+//! four limits: the first byte of a request comes within `idle_timeout`, its header ends within `header_timeout` of that, its body never
+//! pauses for more than `body_timeout` (the handler sees [`BodyTimeout`] and answers 408), and the client takes the response without such
+//! a pause either.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// How long a client that is still sending, though its request was answered, is listened to, so that it gets to read the answer: closing
+/// a socket with unread bytes resets the connection, and the answer is lost with it.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A request's body did not go on arriving in time.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the body did not go on arriving in time")]
+pub struct BodyTimeout;
+
+/// The timeouts of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) idle: Duration,
+    pub(super) header: Duration,
+    pub(super) body: Duration,
+}
+
+/// How far a connection is; shared by its socket, its request's body and its response's body.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Requests whose header was read.
+    begun: AtomicU64,
+    /// Whether one of them is being answered.
+    answering: AtomicBool,
+    /// Whether a request's body was given up before its end.
+    unread: AtomicBool,
+}
+
+/// One request and its response; over when dropped.
+pub(super) struct Exchange(Arc<Progress>);
+
+impl Exchange {
+    pub(super) fn begin(progress: &Arc<Progress>) -> Self {
+        progress.begun.fetch_add(1, Ordering::Relaxed);
+        progress.unread.store(false, Ordering::Relaxed);
+        progress.answering.store(true, Ordering::Relaxed);
+        Self(progress.clone())
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.answering.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A timer that runs while something is waited for.
+///
+/// Waits are many and short, and hardly any comes to its end: so the system's timer is left standing when a wait is over, and set anew only
+/// when it goes off, or when the next wait ends before that.
+#[derive(Debug, Default)]
+struct Patience {
+    /// When what is waited for now is overdue.
+    due: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Ready when the wait, begun by the first of these calls, has taken `limit`.
+    fn poll(&mut self, limit: Duration, context: &mut Context<'_>) -> Poll<()> {
+        let due = *self.due.get_or_insert_with(|| Instant::now() + limit);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if due < timer.deadline() {
+            timer.as_mut().reset(due);
+        }
+        loop {
+            ready!(timer.as_mut().poll(context));
+            if due <= timer.deadline() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.due = None;
+    }
+}
+
+/// A request's body that fails with [`BodyTimeout`] when it stops arriving. The time runs only while the handler waits for bytes.
+#[derive(Debug)]
+pub struct Arriving {
+    body: Incoming,
+    progress: Arc<Progress>,
+    limit: Duration,
+    patience: Patience,
+    ended: bool,
+}
+
+impl Arriving {
+    pub(super) fn new(body: Incoming, progress: Arc<Progress>, limit: Duration) -> Self {
+        Self { body, progress, limit, patience: Patience::default(), ended: false }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.body).poll_frame(context) {
+            Poll::Ready(frame) => {
+                this.patience.reset();
+                this.ended = frame.is_none();
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                ready!(this.patience.poll(this.limit, context));
+                Poll::Ready(Some(Err(BodyTimeout.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if !self.ended && !self.body.is_end_stream() {
+            self.progress.unread.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A response's body; when it is gone, the connection is between two requests again.
+pub(super) struct Leaving {
+    pub(super) body: Body,
+    pub(super) _exchange: Exchange,
+}
+
+impl HttpBody for Leaving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A socket that fails when the other side takes too long: to begin a request, to end its header, or to take a response.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    socket: TcpStream,
+    progress: Arc<Progress>,
+    limits: Limits,
+    /// Requests that were begun when the timers were last set.
+    begun: u64,
+    /// Whether the next request has begun to arrive. A new connection owes a request at once.
+    header_begun: bool,
+    reading: Patience,
+    writing: Patience,
+    lingering: Patience,
+    /// Whether our side of the connection is closed.
+    closed: bool,
+}
+
+impl Guarded {
+    pub(super) fn new(socket: TcpStream, progress: Arc<Progress>, limits: Limits) -> Self {
+        Self {
+            socket,
+            progress,
+            limits,
+            begun: 0,
+            header_begun: true,
+            reading: Patience::default(),
+            writing: Patience::default(),
+            lingering: Patience::default(),
+            closed: false,
+        }
+    }
+
+    fn written(&mut self, outcome: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(outcome) => {
+                self.writing.reset();
+                if !self.header_begun {
+                    // The end of a response is still being taken; only then the wait for the next request begins. It begins here, because the
+                    // socket may not be looked at before something arrives.
+                    self.reading.reset();
+                    if !self.progress.answering.load(Ordering::Relaxed) {
+                        let _ = self.reading.poll(self.limits.idle, context);
+                    }
+                }
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => {
+                ready!(self.writing.poll(self.limits.body, context));
+                Poll::Ready(Err(timed_out("the response was not taken in time")))
+            }
+        }
+    }
+}
+
+fn timed_out(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let begun = this.progress.begun.load(Ordering::Relaxed);
+        if begun != this.begun {
+            this.begun = begun;
+            this.header_begun = false;
+            this.reading.reset();
+        }
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut this.socket).poll_read(context, buffer);
+        if this.progress.answering.load(Ordering::Relaxed) {
+            // A request's body: its own time runs where it is waited for.
+            return outcome;
+        }
+        match outcome {
+            Poll::Ready(outcome) => {
+                if buffer.filled().len() > before && !this.header_begun {
+                    this.header_begun = true;
+                    this.reading.reset();
+                }
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => {
+                let (limit, what) = if this.header_begun {
+                    (this.limits.header, "the header of a request did not arrive in time")
+                } else {
+                    (this.limits.idle, "the connection was idle")
+                };
+                ready!(this.reading.poll(limit, context));
+                Poll::Ready(Err(timed_out(what)))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.socket).poll_write(context, bytes);
+        this.written(outcome, context)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.socket).poll_write_vectored(context, pieces);
+        this.written(outcome, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.closed {
+            ready!(Pin::new(&mut this.socket).poll_shutdown(context))?;
+            this.closed = true;
+        }
+        if !this.progress.unread.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        // The timer first: a fast sender would otherwise leave it no turn.
+        if this.lingering.poll(LINGER, context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut scratch = [0; 16 << 10];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            // Whatever ends the reading ends the waiting; there is nobody to tell.
+            match ready!(Pin::new(&mut this.socket).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! A server's life: the database is opened, connections are served until somebody asks for the end, and everything ends in order.
+//!
+//! Connections and the threads that serve them are in `connections`, what one connection is held to in `guard`. What a request means is not
+//! known here: that is `http`.
+
+mod connections;
+mod grpc;
+mod guard;
+
+use std::future::Future;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub use connections::Application;
+pub use guard::{Arriving, BodyTimeout};
+
+use crate::config::{Config, reachable};
+use crate::http::{self, App, Cors, Entrance, PackedLimits};
+use crate::service::{Closing, Service, ServiceError, Settings};
+use crate::telemetry;
+use connections::Connections;
+
+/// How long the database may take to close. Whatever was acknowledged is on disk by then; what is left is housekeeping.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long [`probe`] waits, in all.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a server ended otherwise than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The database could not be opened.
+    #[error("the database cannot be opened: {0}")]
+    Open(#[source] ServiceError),
+    /// The models could not be brought back.
+    #[error("the models in the database cannot be loaded: {0}")]
+    Replay(#[source] ServiceError),
+    /// A write or a sync failed; after that nobody can tell what is on disk, so nothing more is acknowledged.
+    #[error("the database can no longer be written; the server ended rather than acknowledge what may be lost")]
+    Disk,
+    /// Others could reach it, and nothing would keep them from anything.
+    #[error(
+        "{0} can be reached by other machines, and no key was made: whoever reaches it could read, change and delete everything. Make a key \
+         first (lsqd key create --scopes admin), or listen on 127.0.0.1:{port}, or, if the network itself keeps strangers out, say so with \
+         --insecure (LSQD_INSECURE=true)",
+        port = .0.port()
+    )]
+    Unguarded(SocketAddr),
+    /// A fault of our own.
+    #[error("{0}")]
+    Internal(&'static str),
+}
+
+/// The sockets that a server accepts connections on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For HTTP.
+    pub http: TcpListener,
+    /// For gRPC, if it is spoken.
+    pub grpc: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(http: TcpListener) -> Self {
+        Self { http, grpc: None }
+    }
+}
+
+/// A server whose database is open, and whose listeners are bound.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    listeners: Listeners,
+    service: Arc<Service>,
+    closing: Closing,
+}
+
+impl Server {
+    /// Opens the database, making or migrating it if need be. Clients can connect already, and are answered once [`Server::run`] runs.
+    ///
+    /// # Errors
+    /// The database cannot be opened; or other machines can reach the server, nobody needs a key, and the settings do not say that this is
+    /// meant.
+    pub async fn open(config: Config, listeners: impl Into<Listeners>) -> Result<Self, Failure> {
+        telemetry::install();
+        let settings = Settings {
+            compute_threads: config.compute_threads,
+            readers: config.readers,
+            fit_queue: config.fit_queue,
+            remember_ttl: config.remember_ttl,
+            watch_inputs: config.watch_inputs,
+        };
+        let (service, closing) = Service::open(&config.database, settings).await.map_err(Failure::Open)?;
+        let listeners = listeners.into();
+        for listener in std::iter::once(&listeners.http).chain(&listeners.grpc) {
+            let address = listener.local_addr().map_err(|_| Failure::Internal("the address that is listened on is not known"))?;
+            if !config.insecure && service.keyring().is_empty() && !address.ip().to_canonical().is_loopback() {
+                drop(service);
+                closing.wait().await;
+                return Err(Failure::Unguarded(address));
+            }
+        }
+        Ok(Self { config, listeners, service, closing })
+    }
+
+    /// Answers until `shutdown` resolves, then lets open requests end and closes the database.
+    ///
+    /// `/livez` answers from the beginning; `/readyz` and the rest say 503 until every model is loaded and its log replayed.
+    ///
+    /// # Errors
+    /// The models could not be loaded, or the database could no longer be written.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
+        let Self { config, listeners: Listeners { http: listener, grpc }, service, closing } = self;
+        let app = App {
+            service: service.clone(),
+            body_limit: config.body_limit,
+            upload_limit: config.upload_limit,
+            packed: PackedLimits { bytes: config.packed_limit, ratio: config.unpack_ratio },
+            default_model: config.default_model.as_deref().map(Arc::from),
+            cors: Arc::new(Cors::new(&config.cors_origins)),
+            metrics: telemetry::render,
+        };
+        let calling = grpc.map(|listener| grpc::Calling::start(&config, listener, http::grpc(app.clone())));
+        let threads = |_| Failure::Internal("the threads that serve could not be started");
+        let mut connections = Connections::new(&config, Entrance::new(app)).map_err(threads)?;
+        let mut background = JoinSet::new();
+        background.spawn(telemetry::upkeep());
+        let replaying = service.clone();
+        let mut replay = tokio::spawn(async move { replaying.replay().await });
+
+        let end = async {
+            let mut shutdown = pin!(shutdown);
+            let mut failed = pin!(service.until_failed());
+            let mut replayed = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown => return Ok(()),
+                    () = &mut failed => return Err(Failure::Disk),
+                    end = &mut replay, if !replayed => match end {
+                        Ok(Ok(())) => replayed = true,
+                        Ok(Err(error)) => return Err(Failure::Replay(error)),
+                        Err(_) => return Err(Failure::Internal("loading the models panicked")),
+                    },
+                }
+            }
+        };
+        let outcome = connections.accept_until(listener, end).await;
+        match &outcome {
+            Ok(()) => tracing::info!("stopping"),
+            Err(failure) => tracing::error!(error = %failure, "stopping"),
+        }
+
+        // Connecting is refused by now, so that whoever balances the load goes elsewhere at once.
+        service.stop();
+        replay.abort();
+        let calls = async {
+            if let Some(calling) = calling {
+                calling.drain(config.drain_timeout).await;
+            }
+        };
+        tokio::join!(connections.drain(config.drain_timeout), calls);
+        background.shutdown().await;
+        // What cannot be written by then is the count of some seconds.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, service.write_counts()).await;
+        // The writer ends with the last handle on the service; this is ours.
+        drop(service);
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing.wait()).await.is_err() {
+            tracing::warn!("the database was not closed in time; what was acknowledged is on disk, and the next start tidies up");
+        }
+        if outcome.is_ok() {
+            tracing::info!("stopped");
+        }
+        outcome
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT after this call.
+///
+/// # Errors
+/// The system does not let this process listen to signals.
+#[cfg(unix)]
+pub fn signalled() -> io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Resolves when the process is asked to end.
+///
+/// # Errors
+/// None on this system; a process that cannot be asked never ends by itself.
+#[cfg(not(unix))]
+pub fn signalled() -> io::Result<impl Future<Output = ()> + Send> {
+    Ok(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
+/// What the server says on stdout when it listens: where, and three commands that work as they are from the root of the repository.
+#[must_use]
+pub fn banner(listen: SocketAddr, grpc: Option<SocketAddr>) -> String {
+    let grpc = grpc.map_or_else(String::new, |grpc| format!("gRPC (Open Inference Protocol) on {}\n", reachable(grpc)));
+    let url = format!("http://{}", reachable(listen));
+    format!(
+        r#"lsqd {version} listens on {url}
+{grpc}
+Upload, fit, predict:
+
+  curl -T examples/longley.csv {url}/v1/datasets/longley
+  curl -X POST {url}/v1/models/employment/fits -H 'content-type: application/json' -d '{{"dataset":"longley","target":"employed"}}'
+  curl -X POST {url}/v1/models/employment/predict -H 'content-type: application/json' -d '{{"rows":[{{"gnp_deflator":116.9,"gnp":554894,"unemployed":4007,"armed_forces":2827,"population":130081,"year":1962}}]}}'
+"#,
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// Asks a server whether it is well, over plain HTTP: for a health check on a machine that has no client of its own.
+///
+/// # Errors
+/// It cannot be reached, does not answer within two seconds, or answers with another status than 200.
+pub fn probe(authority: &str, path: &str) -> Result<(), String> {
+    let begun = Instant::now();
+    // At least a moment: a timeout of zero is an error of its own.
+    let left = || PROBE_TIMEOUT.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
+    let attempt = || -> io::Result<String> {
+        let mut stream = Err(io::Error::from(io::ErrorKind::NotFound));
+        for address in authority.to_socket_addrs()? {
+            stream = std::net::TcpStream::connect_timeout(&address, left());
+            if stream.is_ok() {
+                break;
+            }
+        }
+        let mut stream = stream?;
+        stream.set_write_timeout(Some(left()))?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n").as_bytes())?;
+        let mut head = Vec::new();
+        let mut piece = [0; 1024];
+        while !head.contains(&b'\n') && head.len() < piece.len() && begun.elapsed() < PROBE_TIMEOUT {
+            stream.set_read_timeout(Some(left()))?;
+            match stream.read(&mut piece)? {
+                0 => break,
+                count => head.extend_from_slice(&piece[..count]),
+            }
+        }
+        Ok(String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned())
+    };
+    match attempt() {
+        Ok(line) if line.starts_with("HTTP/1.1 200 ") => Ok(()),
+        Ok(line) if line.is_empty() => Err(format!("{authority} closed the connection without an answer")),
+        Ok(line) => Err(format!("{authority} answered {line}")),
+        Err(error) => Err(format!("{authority} did not answer: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_banner_can_be_pasted() {
+        let text = banner("0.0.0.0:9090".parse().unwrap(), "0.0.0.0:9091".parse().ok());
+        assert!(text.lines().nth(1).unwrap().ends_with(" 127.0.0.1:9091"));
+        assert_eq!(text.matches("http://127.0.0.1:9090").count(), 4);
+        for line in text.lines().filter(|line| line.contains(" -d ")) {
+            let body = line.split_once("-d '").unwrap().1.trim_end_matches('\'');
+            serde_json::from_str::<serde_json::Value>(body).unwrap();
+        }
+    }
+}
