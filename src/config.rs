@@ -15,6 +15,8 @@ use clap::{Args, Parser, Subcommand};
 
 /// The file that is read when none is named, if it is there.
 const USUAL_FILE: &str = "lsqd.toml";
+/// Past this, looking takes more than it can save.
+const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Threads that serve connections.
     pub serving_threads: usize,
+    /// How long such a thread looks for the next request before it sleeps; zero is not at all.
+    pub busy_poll: Duration,
     /// Fits that are computed at the same time.
     pub compute_threads: usize,
     /// Reading connections to the database.
@@ -277,6 +281,7 @@ settings! {
     insecure        "LSQD_INSECURE"        "BOOLEAN"  "false"          "Listen on an address that is not loopback though no key was made, open to everybody who can reach it";
     cors_origins    "LSQD_CORS_ORIGINS"    "ORIGINS"  ""               "Origins whose pages may read replies, with commas between them, or *; none without";
     serving_threads "LSQD_SERVING_THREADS" "COUNT"    "auto"           "Threads that serve connections; auto is one for each core";
+    busy_poll       "LSQD_BUSY_POLL"       "DURATION" "50us"           "How long a thread that serves looks for the next request before it sleeps, if nobody else wants its core; 0 for not at all";
     compute_threads "LSQD_COMPUTE_THREADS" "COUNT"    "auto"           "Fits computed at the same time; auto is one for each core";
     readers         "LSQD_READERS"         "COUNT"    "8"              "Reading connections to the database";
     fit_queue       "LSQD_FIT_QUEUE"       "COUNT"    "64"             "Fits that may be waiting or running; past that they are refused";
@@ -494,6 +499,10 @@ impl Config {
         let cors_origins = texts.cors_origins.check(&mut faults, origins);
         let threads = |text: &str| if text == "auto" { Ok(cores()) } else { count(text) };
         let serving_threads = texts.serving_threads.check(&mut faults, threads);
+        let busy_poll = texts.busy_poll.check(&mut faults, |text| match duration(text)? {
+            longer if longer > LONGEST_BUSY_POLL => Err(format!("is more than {} ms: {text:?}", LONGEST_BUSY_POLL.as_millis())),
+            duration => Ok(duration),
+        });
         let compute_threads = texts.compute_threads.check(&mut faults, threads);
         let readers = texts.readers.check(&mut faults, count::<u32>);
         let fit_queue = texts.fit_queue.check(&mut faults, count::<usize>);
@@ -530,6 +539,7 @@ impl Config {
                 insecure: insecure?,
                 cors_origins: cors_origins?,
                 serving_threads: serving_threads?,
+                busy_poll: busy_poll?,
                 compute_threads: compute_threads?,
                 readers: readers?,
                 fit_queue: fit_queue?,
@@ -674,11 +684,12 @@ fn size(text: &str) -> Result<u64, String> {
     if bytes < u64::MAX as f64 { Ok(bytes.round() as u64) } else { Err(fault()) }
 }
 
-/// `25`, `25s`, `500ms`, `2m`, `1h`, `7d`; a bare number is seconds.
+/// `25`, `25s`, `500ms`, `50us`, `2m`, `1h`, `7d`; a bare number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let fault = || format!("is not a duration, such as 25s, 500ms or 2m: {text:?}");
     let (number, unit) = number_and_unit(text).ok_or_else(fault)?;
     let seconds = match unit {
+        "us" => number / 1e6,
         "ms" => number / 1e3,
         "" | "s" => number,
         "m" | "min" => number * 60.0,
@@ -795,6 +806,13 @@ mod tests {
     fn whether_an_open_address_is_meant_is_said_by_flag_or_variable() {
         assert!(config(&["--listen", "0.0.0.0:1", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
         assert!(!config(&["--insecure=false", "serve"], &[("LSQD_INSECURE", "true")]).unwrap().insecure);
+    }
+
+    #[test]
+    fn looking_for_the_next_request_has_a_bound() {
+        assert_eq!(config(&[], &[]).unwrap().busy_poll, Duration::from_micros(50));
+        assert_eq!(config(&["--busy-poll", "0"], &[]).unwrap().busy_poll, Duration::ZERO);
+        assert!(refusal(&["--busy-poll", "11ms"], &[]).contains("--busy-poll is more than 10 ms"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
+use super::busy_poll::BusyPoll;
 use super::guard::{Arriving, Exchange, Guarded, Leaving, Limits, Progress};
 use crate::config::Config;
 use crate::telemetry;
@@ -71,21 +72,29 @@ struct Worker {
     handle: Handle,
     /// Held by each of its connections as well.
     share: Arc<()>,
+    poll: Arc<BusyPoll>,
     /// The thread ends when this is dropped.
     _end: oneshot::Sender<Infallible>,
 }
 
 impl Worker {
-    fn start(number: usize) -> io::Result<Self> {
+    fn start(number: usize, patience: Duration) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<Infallible>();
+        let poll = Arc::new(BusyPoll::default());
+        let polling = poll.clone();
         std::thread::Builder::new().name(format!("lsqd-serve-{number}")).spawn(move || {
-            let _ = runtime.block_on(ended);
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = ended => {}
+                    () = polling.run(patience) => {}
+                }
+            });
             // Large bodies are parsed beside this thread; nobody waits for them any more.
             runtime.shutdown_background();
         })?;
-        Ok(Self { handle, share: Arc::default(), _end: end })
+        Ok(Self { handle, share: Arc::default(), poll, _end: end })
     }
 }
 
@@ -108,7 +117,8 @@ impl<A: Application> Connections<A> {
         // The socket is guarded by timers of ours, which tell an idle connection from a slow header.
         protocol.header_read_timeout(None).max_header_size(HEADER_LIMIT);
         let slots = Arc::new(Semaphore::new(config.max_connections));
-        let workers = (0..config.serving_threads.max(1)).map(Worker::start).collect::<io::Result<_>>()?;
+        let start = |number| Worker::start(number, config.busy_poll);
+        let workers = (0..config.serving_threads.max(1)).map(start).collect::<io::Result<_>>()?;
         Ok(Self { slots, workers, tasks: JoinSet::new(), end: watch::Sender::new(()), protocol, application, limits })
     }
 
@@ -155,7 +165,7 @@ impl<A: Application> Connections<A> {
             tracing::debug!(%error, "TCP_NODELAY was not taken");
         }
         let Some(worker) = self.workers.iter().min_by_key(|worker| Arc::strong_count(&worker.share)) else { return Ok(()) };
-        let share = worker.share.clone();
+        let (share, poll) = (worker.share.clone(), worker.poll.clone());
         stream.set_nonblocking(true)?;
         let (application, protocol, limits) = (self.application.clone(), self.protocol.clone(), self.limits);
         let mut end = self.end.subscribe();
@@ -167,9 +177,10 @@ impl<A: Application> Connections<A> {
                 let service = hyper::service::service_fn(|request: Request<Incoming>| {
                     let exchange = Exchange::begin(&progress);
                     let request = request.map(|body| Arriving::new(body, progress.clone(), limits.body));
-                    let application = application.clone();
+                    let (application, poll) = (application.clone(), poll.clone());
                     async move {
                         let answer = application.answer(request).await;
+                        poll.answered();
                         Ok::<_, Infallible>(answer.map(|body| Leaving { body, _exchange: exchange }))
                     }
                 });

@@ -3,6 +3,7 @@
 //! Connections and the threads that serve them are in `connections`, what one connection is held to in `guard`. What a request means is not
 //! known here: that is `http`.
 
+mod busy_poll;
 mod connections;
 mod grpc;
 mod guard;
