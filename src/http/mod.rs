@@ -22,6 +22,7 @@ mod middleware;
 mod models;
 mod online;
 mod operations;
+mod overload;
 mod packed;
 mod predict;
 mod predict_stream;
@@ -46,6 +47,7 @@ pub use access::Needs;
 pub use entrance::Entrance;
 pub use error::{ApiError, CODES};
 pub use headers::Cors;
+pub use overload::{Concurrency, Overload};
 pub use packed::PackedLimits;
 
 /// What handlers share.
@@ -59,6 +61,8 @@ pub struct App {
     pub upload_limit: u64,
     /// What packed bodies are held to.
     pub packed: PackedLimits,
+    /// The requests that are under way, by kind.
+    pub overload: Arc<Overload>,
     /// The model behind `/invocations`; without it, the only one there is.
     pub default_model: Option<Arc<str>>,
     /// Origins whose pages may read replies.

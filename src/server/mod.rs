@@ -21,8 +21,8 @@ pub use connections::Application;
 pub use guard::{Arriving, BodyTimeout};
 
 use crate::config::{Config, reachable};
-use crate::http::{self, App, Cors, Entrance, PackedLimits};
-use crate::service::{Closing, Service, ServiceError, Settings};
+use crate::http::{self, App, Concurrency, Cors, Entrance, Overload, PackedLimits};
+use crate::service::{Closing, Rate, Service, ServiceError, Settings};
 use crate::telemetry;
 use connections::Connections;
 
@@ -94,6 +94,8 @@ impl Server {
             fit_queue: config.fit_queue,
             remember_ttl: config.remember_ttl,
             watch_inputs: config.watch_inputs,
+            key_rate: config.key_rate.map(|(rate, burst)| Rate::new(rate, burst)),
+            storage_limit: config.storage_limit,
         };
         let (service, closing) = Service::open(&config.database, settings).await.map_err(Failure::Open)?;
         let listeners = listeners.into();
@@ -121,6 +123,14 @@ impl Server {
             body_limit: config.body_limit,
             upload_limit: config.upload_limit,
             packed: PackedLimits { bytes: config.packed_limit, ratio: config.unpack_ratio },
+            overload: Arc::new(Overload::new(Concurrency {
+                predictions: config.concurrent_predictions,
+                updates: config.concurrent_updates,
+                streams: config.concurrent_streams,
+                fits: config.concurrent_fits,
+                uploads: config.concurrent_uploads,
+                threads: config.serving_threads.max(1),
+            })),
             default_model: config.default_model.as_deref().map(Arc::from),
             cors: Arc::new(Cors::new(&config.cors_origins)),
             metrics: telemetry::render,

@@ -25,6 +25,7 @@ mod models;
 mod predict;
 mod predict_dataset;
 mod predict_stream;
+mod rate;
 mod refit;
 mod source;
 mod stream;
@@ -56,6 +57,7 @@ pub use learn::Reply as UpdateReply;
 pub use predict::{Answerer, Caller, Predicted};
 pub use predict_dataset::{DatasetQuestion, Origin};
 pub use predict_stream::{Answers, Broken, Form};
+pub use rate::Rate;
 pub use stream::{Acknowledgement, StreamedUpdate};
 pub use traffic::{Count, Counted, Member, Role, SetTraffic, SplitSet, Traffic};
 pub use unlearn::{ErasedRows, Erasure, Rows as RowsToErase};
@@ -86,6 +88,10 @@ pub struct Settings {
     pub remember_ttl: Duration,
     /// Whether what versions are asked to predict is watched.
     pub watch_inputs: bool,
+    /// What each key may send; without it, whatever it likes.
+    pub key_rate: Option<Rate>,
+    /// Bytes that the database may take; 0 is no limit.
+    pub storage_limit: u64,
 }
 
 /// The service: every use case is a method.
@@ -150,10 +156,12 @@ impl Service {
         store::jobs::forget(&mut connection, &expired).await?;
         store::idempotency::forget(&mut connection, &expired).await?;
         store::commit(&mut connection).await?;
+        // Not before: whoever lowers the limit under what there is must be able to start, and to delete.
+        store::limit(&mut connection, settings.storage_limit).await?;
         if interrupted > 0 {
             tracing::warn!(jobs = interrupted, "jobs were interrupted by the end of the last process");
         }
-        let keyring = Arc::new(Keyring::default());
+        let keyring = Arc::new(Keyring::new(settings.key_rate));
         let keys = keys::Following::start(keyring.clone(), store.connect().await?).await?;
         aside::prepare();
         let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
@@ -339,6 +347,9 @@ impl Service {
             && let Ok(count) = store::datasets::count(&mut connection).await
         {
             metrics::gauge!(telemetry::DATASETS).set(count as f64);
+            if let Ok(bytes) = store::size(&mut connection).await {
+                metrics::gauge!(telemetry::DATABASE_BYTES).set(bytes as f64);
+            }
         }
     }
 
