@@ -35,6 +35,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where it speaks gRPC, if it does.
     pub grpc_listen: Option<SocketAddr>,
+    /// Where health and metrics are answered by themselves, if they are.
+    pub metrics_listen: Option<SocketAddr>,
     /// The model behind addresses that name none.
     pub default_model: Option<String>,
     /// The database's file.
@@ -286,6 +288,7 @@ macro_rules! settings {
 settings! {
     listen          "LSQD_LISTEN"          "ADDRESS"  "127.0.0.1:8080" "Address and port to listen on";
     grpc_listen     "LSQD_GRPC_LISTEN"     "ADDRESS"  "off"            "Address and port for gRPC (Open Inference Protocol); off is none";
+    metrics_listen  "LSQD_METRICS_LISTEN"  "ADDRESS"  "off"            "Address and port for health and metrics alone, answered also when all else is too much; off is none";
     default_model   "LSQD_DEFAULT_MODEL"   "NAME"     ""               "Model behind /invocations, which names none; empty is the only one there is";
     database        "LSQD_DATABASE"        "FILE"     "./lsqd.db"      "SQLite file that holds everything; made when absent";
     log_format      "LSQD_LOG_FORMAT"      "FORMAT"   "text"           "Log lines as text or json, on stderr";
@@ -457,7 +460,10 @@ fn resolve(line: CommandLine, environment: &dyn Fn(&str) -> Option<OsString>) ->
             // Only the address matters to the one who asks: the database may belong to somebody else.
             let texts = Texts::gather(line.flags, environment, &File::read(named)?);
             let mut faults = Vec::new();
-            let listen = texts.listen.check(&mut faults, address).ok_or(Refusal(faults))?;
+            let listen = texts.listen.check(&mut faults, address);
+            let watched = texts.metrics_listen.check(&mut faults, optional_address);
+            // Where that is answered by itself, it is answered whatever else there is to do.
+            let listen = listen.zip(watched).map(|(listen, watched)| watched.unwrap_or(listen)).ok_or(Refusal(faults))?;
             Ok(Command::Health { authority: reachable(listen).to_string(), path: "/readyz".to_owned() })
         }
         Some(Verb::Key { command }) => {
@@ -510,7 +516,8 @@ impl Config {
     fn check(texts: &Texts) -> Result<Self, Refusal> {
         let mut faults = Vec::new();
         let listen = texts.listen.check(&mut faults, address);
-        let grpc_listen = texts.grpc_listen.check(&mut faults, |text| if text == "off" { Ok(None) } else { address(text).map(Some) });
+        let grpc_listen = texts.grpc_listen.check(&mut faults, optional_address);
+        let metrics_listen = texts.metrics_listen.check(&mut faults, optional_address);
         let default_model = texts.default_model.check(&mut faults, default_model);
         let database = texts.database.check(&mut faults, database);
         let log_format = texts.log_format.check(&mut faults, log_format);
@@ -565,6 +572,7 @@ impl Config {
             Some(Self {
                 listen: listen?,
                 grpc_listen: grpc_listen?,
+                metrics_listen: metrics_listen?,
                 default_model: default_model?,
                 database: database?,
                 log_format: log_format?,
@@ -621,6 +629,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     // `localhost` is often both; what people paste is 127.0.0.1.
     addresses.sort_by_key(SocketAddr::is_ipv6);
     addresses.first().copied().ok_or_else(|| format!("names a host without an address: {host:?}"))
+}
+
+fn optional_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" { Ok(None) } else { address(text).map(Some) }
 }
 
 fn database(text: &str) -> Result<PathBuf, String> {
@@ -935,6 +947,7 @@ mod tests {
         };
         assert_eq!(ask(&["health"], &[("LSQD_LISTEN", "0.0.0.0:9000"), ("LSQD_DATABASE", "/nowhere/else/x.db")]), "127.0.0.1:9000 /readyz");
         assert_eq!(ask(&["health", "--listen", "[::]:7"], &[]), "[::1]:7 /readyz");
+        assert_eq!(ask(&["health", "--metrics-listen", "0.0.0.0:9"], &[("LSQD_LISTEN", "0.0.0.0:9000")]), "127.0.0.1:9 /readyz");
         assert_eq!(ask(&["health", "--url", "http://lsqd:8080/livez"], &[]), "lsqd:8080 /livez");
         assert_eq!(ask(&["health", "--url", "http://lsqd"], &[]), "lsqd:80 /readyz");
         assert_eq!(ask(&["health", "--url", "http://[::1]/x"], &[]), "[::1]:80 /x");

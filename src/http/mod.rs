@@ -166,6 +166,19 @@ pub fn grpc(app: App) -> Router {
         .layer(axum::extract::DefaultBodyLimit::disable())
 }
 
+/// Health and metrics alone, as the routes answer them.
+pub fn watch(app: App) -> Router {
+    Router::new()
+        .route("/livez", axum::routing::get(operations::live))
+        .route("/readyz", axum::routing::get(operations::ready))
+        .route("/metrics", axum::routing::get(operations::metrics))
+        .fallback(operations::not_found)
+        .method_not_allowed_fallback(operations::method_not_allowed)
+        .with_state(app.clone())
+        .layer(axum::middleware::from_fn_with_state(app, middleware::around))
+        .layer(compression())
+}
+
 /// The application: the routes, and around them what every request passes through.
 pub fn router(app: App) -> Router {
     let packed_in = app.clone();

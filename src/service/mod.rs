@@ -72,6 +72,9 @@ const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
 /// Targets of models that metrics tell of at the most.
 const FIGURES: usize = 1_000;
 
+/// How long it takes at the most to ask the database for what metrics tell of it.
+const GAUGING: Duration = Duration::from_millis(250);
+
 /// Versions that are loaded at start over one reading connection before it goes back to its pool, where another loader may wait for it.
 const VERSIONS_AT_ONCE: usize = 64;
 
@@ -343,7 +346,8 @@ impl Service {
         let models = self.catalogue.all();
         metrics::gauge!(telemetry::MODELS).set(models.len() as f64);
         metrics::gauge!(telemetry::QUARANTINED).set(models.values().filter(|model| !model.damages().is_empty()).count() as f64);
-        if let Ok(mut connection) = self.store.read().await
+        // Where all connections are taken for long, the figures of before stand: who asks how things are is not made to wait for them.
+        if let Ok(Ok(mut connection)) = tokio::time::timeout(GAUGING, self.store.read()).await
             && let Ok(count) = store::datasets::count(&mut connection).await
         {
             metrics::gauge!(telemetry::DATASETS).set(count as f64);

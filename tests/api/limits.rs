@@ -176,3 +176,45 @@ async fn a_database_that_is_as_large_as_it_may_be_takes_no_more_and_goes_on() {
     assert!(std::fs::metadata(server.database()).unwrap().len() <= 4 << 20);
     assert!(metric(&server, "lsqd_database_bytes", "").await > 0.0);
 }
+
+/// Asks for a path where health and metrics are by themselves; the status and the whole of the answer.
+fn watched(server: &Server, path: &str, header: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(server.metrics).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{header}\r\n").as_bytes()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    (said[9..12].parse().unwrap(), said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_answer_by_themselves_while_nobody_else_gets_in() {
+    // One connection is all there is, and the client of this test keeps it open: who comes now waits for good.
+    let server = Server::start_with(|config| config.max_connections = 1).await;
+    assert_eq!(server.get("/v1/models").expect(200).await.json()["items"], json!([]));
+    let mut waiting = TcpStream::connect(server.address).unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    waiting.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    assert!(waiting.read(&mut [0; 512]).is_err(), "there was room for another connection");
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(watched(&server, path, "").0, 200, "{path}");
+    }
+    let (status, metrics) = watched(&server, "/metrics", "");
+    assert!(status == 200 && metrics.contains("lsqd_requests_under_way{class=\"predict\"}"), "{metrics}");
+    for path in ["/v1/models", "/", "/openapi.yaml"] {
+        let (status, said) = watched(&server, path, "");
+        assert!(status == 404 && said.contains("\"not_found\""), "{path}: {said}");
+    }
+    server.get("/livez").expect(200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_by_themselves_ask_for_a_key_as_they_do_elsewhere() {
+    let server = Server::start().await;
+    assert_eq!(watched(&server, "/metrics", "").0, 200);
+    let (_, admin) = server.make_key(None, json!({"scopes": ["admin"]})).await;
+    let (_, predicting) = server.make_key(Some(&admin), json!({"scopes": ["predict"]})).await;
+    let status = |key: &str| watched(&server, "/metrics", &format!("authorization: Bearer {key}\r\n")).0;
+    assert_eq!((watched(&server, "/metrics", "").0, status(&predicting), status(&admin)), (401, 403, 200));
+    assert_eq!(watched(&server, "/readyz", "").0, 200);
+}
