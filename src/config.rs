@@ -307,7 +307,7 @@ settings! {
     remember_ttl    "LSQD_REMEMBER_TTL"    "DURATION" "7d"             "How long a remembered prediction waits for its label";
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     watch_inputs    "LSQD_WATCH_INPUTS"    "BOOLEAN"  "true"           "Compare what is predicted with what was trained on; --watch-inputs=false does not";
-    concurrent_predictions "LSQD_CONCURRENT_PREDICTIONS" "COUNT" "auto" "Predictions under way at the same time; auto is 256, and 4 for each serving thread where there is always a queue";
+    concurrent_predictions "LSQD_CONCURRENT_PREDICTIONS" "COUNT" "auto" "Predictions under way at the same time; auto is 256, and 64 for each serving thread where there is always a queue";
     concurrent_updates "LSQD_CONCURRENT_UPDATES" "COUNT" "1024"        "Updates and labels under way at the same time; past a limit of this kind: 503";
     concurrent_streams "LSQD_CONCURRENT_STREAMS" "COUNT" "256"         "Streams, and predictions and updates of more than 64 KiB, at the same time";
     concurrent_fits "LSQD_CONCURRENT_FITS" "COUNT"    "auto"           "Requests for fits and diagnostics at the same time; auto is twice the fit queue";

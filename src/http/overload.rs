@@ -26,7 +26,7 @@ use crate::telemetry;
 /// How long a queue may be longer than it may stay.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Predictions of a thread that may be waiting or computed, where there is always somebody waiting.
-const STANDING: usize = 4;
+const STANDING: usize = 64;
 /// Predictions that may be waiting for a moment.
 const BURST: usize = 256;
 /// Bodies of more bytes take longer to compute with than it takes to refuse them; only they let others come in before.
