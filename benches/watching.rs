@@ -104,7 +104,15 @@ fn median(values: &mut [f64]) -> f64 {
 
 /// A server's application with a model `m` in it.
 async fn application(folder: &tempfile::TempDir, watch_inputs: bool) -> Outcome<Router> {
-    let settings = Settings { compute_threads: 1, readers: 2, fit_queue: 8, remember_ttl: Duration::from_secs(3600), watch_inputs };
+    let settings = Settings {
+        compute_threads: 1,
+        readers: 2,
+        fit_queue: 8,
+        remember_ttl: Duration::from_secs(3600),
+        watch_inputs,
+        key_rate: None,
+        storage_limit: 0,
+    };
     let (service, _closing) = Service::open(&folder.path().join("lsqd.db"), settings).await?;
     service.replay().await?;
     let app = router(App {
@@ -112,6 +120,7 @@ async fn application(folder: &tempfile::TempDir, watch_inputs: bool) -> Outcome<
         body_limit: 64 << 20,
         upload_limit: 0,
         packed: PackedLimits { bytes: 0, ratio: 0 },
+        overload: Arc::default(),
         default_model: None,
         cors: Arc::default(),
         metrics: String::new,

@@ -18,6 +18,9 @@ const USUAL_FILE: &str = "lsqd.toml";
 /// Past this, looking takes more than it can save.
 const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
 
+/// An empty database takes some of it.
+const SMALLEST_STORAGE: u64 = 1 << 20;
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -34,6 +37,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where it speaks gRPC, if it does.
     pub grpc_listen: Option<SocketAddr>,
+    /// Where health and metrics are answered by themselves, if they are.
+    pub metrics_listen: Option<SocketAddr>,
     /// The model behind addresses that name none.
     pub default_model: Option<String>,
     /// The database's file.
@@ -68,6 +73,20 @@ pub struct Config {
     pub remember_ttl: Duration,
     /// Whether what versions are asked to predict is watched.
     pub watch_inputs: bool,
+    /// Requests to predict that are answered at the same time; `None` is as many as can be answered soon.
+    pub concurrent_predictions: Option<usize>,
+    /// Updates and labels that are under way at the same time.
+    pub concurrent_updates: usize,
+    /// Long bodies of both that arrive at the same time, and streams.
+    pub concurrent_streams: usize,
+    /// Requests that fit, or wait for a fit, at the same time.
+    pub concurrent_fits: usize,
+    /// Uploads at the same time.
+    pub concurrent_uploads: usize,
+    /// What each key may send: requests a second, and requests at once.
+    pub key_rate: Option<(u32, u32)>,
+    /// Bytes of the database; 0 is no limit.
+    pub storage_limit: u64,
     /// Connections that are open at the same time; past that, new ones wait.
     pub max_connections: usize,
     /// From the first byte of a request to the end of its header.
@@ -273,6 +292,7 @@ macro_rules! settings {
 settings! {
     listen          "LSQD_LISTEN"          "ADDRESS"  "127.0.0.1:8080" "Address and port to listen on";
     grpc_listen     "LSQD_GRPC_LISTEN"     "ADDRESS"  "off"            "Address and port for gRPC (Open Inference Protocol); off is none";
+    metrics_listen  "LSQD_METRICS_LISTEN"  "ADDRESS"  "off"            "Address and port for health and metrics alone, answered also when all else is too much; off is none";
     default_model   "LSQD_DEFAULT_MODEL"   "NAME"     ""               "Model behind /invocations, which names none; empty is the only one there is";
     database        "LSQD_DATABASE"        "FILE"     "./lsqd.db"      "SQLite file that holds everything; made when absent";
     log_format      "LSQD_LOG_FORMAT"      "FORMAT"   "text"           "Log lines as text or json, on stderr";
@@ -292,6 +312,14 @@ settings! {
     remember_ttl    "LSQD_REMEMBER_TTL"    "DURATION" "7d"             "How long a remembered prediction waits for its label";
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     watch_inputs    "LSQD_WATCH_INPUTS"    "BOOLEAN"  "true"           "Compare what is predicted with what was trained on; --watch-inputs=false does not";
+    concurrent_predictions "LSQD_CONCURRENT_PREDICTIONS" "COUNT" "auto" "Predictions under way at the same time; auto is 256, and 64 for each serving thread where there is always a queue";
+    concurrent_updates "LSQD_CONCURRENT_UPDATES" "COUNT" "1024"        "Updates and labels under way at the same time; past a limit of this kind: 503";
+    concurrent_streams "LSQD_CONCURRENT_STREAMS" "COUNT" "256"         "Streams, and predictions and updates of more than 64 KiB, at the same time";
+    concurrent_fits "LSQD_CONCURRENT_FITS" "COUNT"    "auto"           "Requests for fits and diagnostics at the same time; auto is twice the fit queue";
+    concurrent_uploads "LSQD_CONCURRENT_UPLOADS" "COUNT" "16"          "Uploads at the same time";
+    key_rate        "LSQD_KEY_RATE"        "COUNT"    "0"              "Requests a second that each key may send; 0 is no limit";
+    key_burst       "LSQD_KEY_BURST"       "COUNT"    "auto"           "Requests that a key may send at once; auto is as many as in a second";
+    storage_limit   "LSQD_STORAGE_LIMIT"   "SIZE"     "0"              "Largest size of the database; 0 is no limit";
     max_connections "LSQD_MAX_CONNECTIONS" "COUNT"    "1024"           "Connections open at the same time; past that, new ones wait";
     header_timeout  "LSQD_HEADER_TIMEOUT"  "DURATION" "10s"            "From the first byte of a request to the end of its header";
     body_timeout    "LSQD_BODY_TIMEOUT"    "DURATION" "30s"            "Longest time without a byte of a body, in either direction";
@@ -437,7 +465,10 @@ fn resolve(line: CommandLine, environment: &dyn Fn(&str) -> Option<OsString>) ->
             // Only the address matters to the one who asks: the database may belong to somebody else.
             let texts = Texts::gather(line.flags, environment, &File::read(named)?);
             let mut faults = Vec::new();
-            let listen = texts.listen.check(&mut faults, address).ok_or(Refusal(faults))?;
+            let listen = texts.listen.check(&mut faults, address);
+            let watched = texts.metrics_listen.check(&mut faults, optional_address);
+            // Where that is answered by itself, it is answered whatever else there is to do.
+            let listen = listen.zip(watched).map(|(listen, watched)| watched.unwrap_or(listen)).ok_or(Refusal(faults))?;
             Ok(Command::Health { authority: reachable(listen).to_string(), path: "/readyz".to_owned() })
         }
         Some(Verb::Key { command }) => {
@@ -490,7 +521,8 @@ impl Config {
     fn check(texts: &Texts) -> Result<Self, Refusal> {
         let mut faults = Vec::new();
         let listen = texts.listen.check(&mut faults, address);
-        let grpc_listen = texts.grpc_listen.check(&mut faults, |text| if text == "off" { Ok(None) } else { address(text).map(Some) });
+        let grpc_listen = texts.grpc_listen.check(&mut faults, optional_address);
+        let metrics_listen = texts.metrics_listen.check(&mut faults, optional_address);
         let default_model = texts.default_model.check(&mut faults, default_model);
         let database = texts.database.check(&mut faults, database);
         let log_format = texts.log_format.check(&mut faults, log_format);
@@ -519,6 +551,23 @@ impl Config {
             duration => Ok(duration),
         });
         let watch_inputs = texts.watch_inputs.check(&mut faults, boolean);
+        let concurrent_predictions =
+            texts.concurrent_predictions.check(&mut faults, |text| if text == "auto" { Ok(None) } else { count(text).map(Some) });
+        let concurrent_updates = texts.concurrent_updates.check(&mut faults, count::<usize>);
+        let concurrent_streams = texts.concurrent_streams.check(&mut faults, count::<usize>);
+        let queued = fit_queue.unwrap_or_default();
+        let concurrent_fits =
+            texts.concurrent_fits.check(&mut faults, |text| if text == "auto" { Ok(queued.saturating_mul(2)) } else { count(text) });
+        let concurrent_uploads = texts.concurrent_uploads.check(&mut faults, count::<usize>);
+        let rate = texts.key_rate.check(&mut faults, |text| match text {
+            "0" => Ok(None),
+            text => count::<u32>(text).map(Some),
+        });
+        let burst = texts.key_burst.check(&mut faults, |text| if text == "auto" { Ok(None) } else { count::<u32>(text).map(Some) });
+        let storage_limit = texts.storage_limit.check(&mut faults, |text| match size(text)? {
+            bytes @ 1..SMALLEST_STORAGE => Err(format!("is {bytes} bytes, in which nothing can be kept; at least 1MiB, or 0 for no limit")),
+            bytes => Ok(bytes),
+        });
         let max_connections = texts.max_connections.check(&mut faults, |text| match count::<usize>(text)? {
             // The most permits that a semaphore of the runtime can hand out.
             connections if connections <= usize::MAX >> 3 => Ok(connections),
@@ -532,6 +581,7 @@ impl Config {
             Some(Self {
                 listen: listen?,
                 grpc_listen: grpc_listen?,
+                metrics_listen: metrics_listen?,
                 default_model: default_model?,
                 database: database?,
                 log_format: log_format?,
@@ -549,6 +599,16 @@ impl Config {
                 unpack_ratio: unpack_ratio?,
                 remember_ttl: remember_ttl?,
                 watch_inputs: watch_inputs?,
+                concurrent_predictions: concurrent_predictions?,
+                concurrent_updates: concurrent_updates?,
+                concurrent_streams: concurrent_streams?,
+                concurrent_fits: concurrent_fits?,
+                concurrent_uploads: concurrent_uploads?,
+                key_rate: match (rate?, burst?) {
+                    (Some(rate), burst) => Some((rate, burst.unwrap_or(rate))),
+                    (None, _) => None,
+                },
+                storage_limit: storage_limit?,
                 max_connections: max_connections?,
                 header_timeout: header_timeout?,
                 body_timeout: body_timeout?,
@@ -579,6 +639,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     // `localhost` is often both; what people paste is 127.0.0.1.
     addresses.sort_by_key(SocketAddr::is_ipv6);
     addresses.first().copied().ok_or_else(|| format!("names a host without an address: {host:?}"))
+}
+
+fn optional_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" { Ok(None) } else { address(text).map(Some) }
 }
 
 fn database(text: &str) -> Result<PathBuf, String> {
@@ -816,6 +880,22 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_counts_and_a_rate_has_its_burst() {
+        let of = |arguments: &[&str]| super::tests::config(arguments, &[]).unwrap();
+        let usual = of(&[]);
+        assert_eq!((usual.concurrent_predictions, usual.concurrent_fits, usual.key_rate, usual.storage_limit), (None, 128, None, 0));
+        assert_eq!(of(&["--fit-queue", "5"]).concurrent_fits, 10);
+        assert_eq!(of(&["--concurrent-predictions", "9"]).concurrent_predictions, Some(9));
+        assert_eq!(of(&["--key-rate", "50"]).key_rate, Some((50, 50)));
+        assert_eq!(of(&["--key-rate", "50", "--key-burst", "200"]).key_rate, Some((50, 200)));
+        assert_eq!(of(&["--key-burst", "200"]).key_rate, None);
+        for bad in ["--concurrent-uploads", "--key-burst", "--concurrent-predictions"] {
+            assert!(refusal(&[bad, "0"], &[]).contains(bad), "{bad}");
+        }
+        assert!(refusal(&["--storage-limit", "4096"], &[]).contains("--storage-limit is 4096 bytes"));
+    }
+
+    #[test]
     fn origins_are_listed_as_browsers_say_them() {
         assert_eq!(config(&[], &[]).unwrap().cors_origins, Vec::<String>::new());
         let listed = config(&["--cors-origins", "https://A.example, http://localhost:3000,"], &[]).unwrap().cors_origins;
@@ -885,6 +965,7 @@ mod tests {
         };
         assert_eq!(ask(&["health"], &[("LSQD_LISTEN", "0.0.0.0:9000"), ("LSQD_DATABASE", "/nowhere/else/x.db")]), "127.0.0.1:9000 /readyz");
         assert_eq!(ask(&["health", "--listen", "[::]:7"], &[]), "[::1]:7 /readyz");
+        assert_eq!(ask(&["health", "--metrics-listen", "0.0.0.0:9"], &[("LSQD_LISTEN", "0.0.0.0:9000")]), "127.0.0.1:9 /readyz");
         assert_eq!(ask(&["health", "--url", "http://lsqd:8080/livez"], &[]), "lsqd:8080 /livez");
         assert_eq!(ask(&["health", "--url", "http://lsqd"], &[]), "lsqd:80 /readyz");
         assert_eq!(ask(&["health", "--url", "http://[::1]/x"], &[]), "[::1]:80 /x");

@@ -88,11 +88,17 @@ fn serve(config: Config) -> Result<(), String> {
             Some(listen) => Some(bind(listen, "--grpc-listen").await?),
             None => None,
         };
+        let metrics = match config.metrics_listen {
+            Some(listen) => Some(bind(listen, "--metrics-listen").await?),
+            None => None,
+        };
         let address = http.local_addr().map_err(|error| error.to_string())?;
         let grpc_address = grpc.as_ref().map(TcpListener::local_addr).transpose().map_err(|error| error.to_string())?;
-        let server = Server::open(config, Listeners { http, grpc }).await.map_err(|failure| failure.to_string())?;
+        let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose().map_err(|error| error.to_string())?;
+        let server = Server::open(config, Listeners { http, grpc, metrics }).await.map_err(|failure| failure.to_string())?;
         // Nobody may be reading; that is no reason not to serve.
-        let _ = write!(std::io::stdout(), "{}", server::banner(address, grpc_address)).and_then(|()| std::io::stdout().flush());
+        let _ = write!(std::io::stdout(), "{}", server::banner(address, grpc_address, metrics_address))
+            .and_then(|()| std::io::stdout().flush());
         server.run(signalled).await.map_err(|failure| failure.to_string())
     });
     // A fit that does not notice in time that it is not wanted must not hold up the end.

@@ -20,6 +20,12 @@ pub const REQUESTS: &str = "lsqd_requests_total";
 pub const REQUEST_SECONDS: &str = "lsqd_request_seconds";
 /// Connections that are open.
 pub const CONNECTIONS: &str = "lsqd_connections";
+/// Requests of a `class` that are under way.
+pub const UNDER_WAY: &str = "lsqd_requests_under_way";
+/// Requests that were refused because too many of their `class` were under way.
+pub const SHED: &str = "lsqd_requests_shed_total";
+/// Bytes of the database.
+pub const DATABASE_BYTES: &str = "lsqd_database_bytes";
 /// Rows learnt online.
 pub const UPDATES: &str = "lsqd_updates_total";
 /// Drifts found.
@@ -137,6 +143,9 @@ fn describe() {
     describe_counter!(REQUESTS, "Requests answered, by route, method and status");
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds from a request's header to its response's header, by route");
     describe_gauge!(CONNECTIONS, "Connections that are open");
+    describe_gauge!(UNDER_WAY, "Requests under way, by what they take");
+    describe_counter!(SHED, "Requests refused because too many of their kind were under way");
+    describe_gauge!(DATABASE_BYTES, Unit::Bytes, "Bytes of the database, with what it has let go of and may use again");
     describe_counter!(UPDATES, "Rows learnt online");
     describe_counter!(DRIFTS, "Drifts found in the errors of a-priori predictions");
     describe_counter!(FITS, "Fits that ended, by state");

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::fault::{Fault, Faults, Lack};
 use super::input::{InputKind, InputSchema};
-use super::rows::{ID, LONGEST, MISSING, NO_ID, ParseError, Refusal, Rows, RowsOptions, escaped, missing, repeatable};
+use super::rows::{ID, LONGEST, MISSING, NO_ID, ParseError, Refusal, Rows, RowsOptions, escaped, missing, repeatable, too_many_rows};
 use super::tensor::{MOST_EMPTY_ROWS, of_boolean, of_number};
 
 /// Cells of a batch at the most: a longer one is taken in parts.
@@ -48,7 +48,7 @@ fn parse(body: &[u8], schema: &InputSchema, options: &RowsOptions, rows: &mut Ro
     let columns = reader.schema();
     let targets = targets(&columns, schema, options)?;
     check(body, |message, _| is_whole(message, &columns))?;
-    let most = if schema.is_empty() { options.max_rows.min(MOST_EMPTY_ROWS) } else { options.max_rows };
+    let most = if schema.is_empty() { options.max_rows.min(MOST_EMPTY_ROWS) } else { options.most_rows(schema.len()) };
     let options = RowsOptions { max_rows: most, ..*options };
     let mut faults = Faults::default();
     for batch in reader {
@@ -337,7 +337,7 @@ fn take(
     faults: &mut Faults,
 ) -> Result<(), ParseError> {
     if count > options.max_rows - rows.count {
-        return Err(ParseError::TooLarge(format!("a request holds at most {} rows", options.max_rows)));
+        return Err(ParseError::TooLarge(too_many_rows(options.max_rows)));
     }
     let width = schema.len();
     let start = rows.values.len();

@@ -47,6 +47,26 @@ pub struct RowsOptions {
     pub max_rows: usize,
 }
 
+/// Most cells of a request, rows times inputs, 8 bytes each. A row of a few bytes may stand for very many, where a model can do without them.
+pub(super) const MOST_CELLS: usize = 1 << 26;
+
+impl RowsOptions {
+    /// Most rows of so many inputs.
+    pub(super) fn most_rows(&self, inputs: usize) -> usize {
+        most_rows(self.max_rows, inputs)
+    }
+}
+
+/// Most rows of so many inputs, where there may be `max_rows` of few.
+pub(super) fn most_rows(max_rows: usize, inputs: usize) -> usize {
+    max_rows.min((MOST_CELLS / inputs.max(1)).max(1))
+}
+
+/// What is told to who sends more rows.
+pub(super) fn too_many_rows(most: usize) -> String {
+    format!("a request holds at most {most} rows")
+}
+
 /// Why rows cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
@@ -267,7 +287,7 @@ impl<'s, 'r> Intake<'s, 'r> {
         let seen = vec![0; schema.len()];
         Self {
             schema,
-            options: *options,
+            options: RowsOptions { max_rows: options.most_rows(schema.len()), ..*options },
             rows,
             faults: Faults::default(),
             form: Form::Rows,
@@ -289,7 +309,7 @@ impl<'s, 'r> Intake<'s, 'r> {
                 syntax(format!("the body is not JSON: line {line}, column {column}: {}", broken.why.text()))
             }
             Err(Stop::Syntax(detail)) => syntax(detail),
-            Err(Stop::TooLarge) => ParseError::TooLarge(format!("a request holds at most {} rows", self.options.max_rows)),
+            Err(Stop::TooLarge) => ParseError::TooLarge(too_many_rows(self.options.max_rows)),
         };
         self.rows.clear();
         Err(error)
@@ -1532,6 +1552,13 @@ mod tests {
         assert_eq!(error.to_string(), "row 1 (line 2), column \"region\": is not UTF-8");
         assert!(matches!(parse_csv(b"\xff\n", &schema(), &PREDICT, &mut rows), Err(ParseError::Faults(_))));
         assert_eq!(csv("a,b\r\n1,2\r", &numbers(&["a", "b"]), &PREDICT).unwrap().values, [1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_request_holds_so_many_cells_however_few_bytes_a_row_has() {
+        assert_eq!(PREDICT.most_rows(10), 1_000);
+        assert_eq!(most_rows(10_000_000, 1_000), MOST_CELLS / 1_000);
+        assert_eq!((most_rows(10, 0), most_rows(10, MOST_CELLS + 1)), (10, 1));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::fault::{Fault, Faults};
 use super::input::{InputKind, InputSchema};
-use super::rows::{MISSING, NO_BOOLEAN, NO_NUMBER, NOT_FINITE, ParseError, Refusal, Rows, escaped, missing};
+use super::rows::{MISSING, NO_BOOLEAN, NO_NUMBER, NOT_FINITE, ParseError, Refusal, Rows, escaped, missing, most_rows, too_many_rows};
 
 /// The type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,8 +244,8 @@ fn widen(values: &mut Vec<f64>, width: usize, whole: usize) {
 pub(super) const MOST_EMPTY_ROWS: usize = 1 << 16;
 
 fn check_rows(count: usize, schema: &InputSchema, max_rows: usize) -> Result<(), ParseError> {
-    let max_rows = if schema.is_empty() { max_rows.min(MOST_EMPTY_ROWS) } else { max_rows };
-    if count > max_rows { Err(ParseError::TooLarge(format!("a request holds at most {max_rows} rows"))) } else { Ok(()) }
+    let most = if schema.is_empty() { max_rows.min(MOST_EMPTY_ROWS) } else { most_rows(max_rows, schema.len()) };
+    if count > most { Err(ParseError::TooLarge(too_many_rows(most))) } else { Ok(()) }
 }
 
 fn refuse(faults: &mut Faults, schema: &InputSchema, row: usize, place: usize, what: Refusal) {

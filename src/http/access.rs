@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use axum::BoxError;
 use axum::body::{Body, Bytes, HttpBody};
@@ -41,6 +42,9 @@ impl Needs {
         }
     }
 }
+
+/// What is asked by those who watch.
+const METRICS: &str = "/metrics";
 
 /// What a name in an address names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +89,38 @@ pub(super) fn authorise(app: &App, headers: &mut HeaderMap, needs: Needs) -> Res
     }
     let keyring = app.service.keyring();
     let Needs::OneOf(scopes) = needs else { return Ok(keyring.nobody()) };
-    let holder = keyring.holder(shown(headers)).map_err(|unknown| {
+    let holder = known(app, headers)?;
+    take_turn(&holder)?;
+    allowed(holder, scopes)
+}
+
+/// The same of somebody who looks after the server, and is not to be kept from that by how much is asked of it.
+fn authorise_watch(app: &App, headers: &mut HeaderMap, scopes: Scopes) -> Result<Holder, ApiError> {
+    if let Some(shown) = headers.get_mut(header::AUTHORIZATION) {
+        shown.set_sensitive(true);
+    }
+    allowed(known(app, headers)?, scopes)
+}
+
+fn take_turn(holder: &Holder) -> Result<(), ApiError> {
+    holder.take_turn(Instant::now()).map_err(|wait| {
+        ApiError::new(Code::RateLimited, "more requests came with this key than it may send; Retry-After says when the next may")
+            .after(wait)
+    })
+}
+
+/// Who shows a key, if one is needed.
+fn known(app: &App, headers: &HeaderMap) -> Result<Holder, ApiError> {
+    app.service.keyring().holder(shown(headers)).map_err(|unknown| {
         let detail = match unknown {
             Unknown::NotShown => "this needs a key: Authorization: Bearer lsqd_…",
             Unknown::NotGood => "this key is not known here, was revoked, or has expired",
         };
         ApiError::new(Code::Unauthorized, detail)
-    })?;
+    })
+}
+
+fn allowed(holder: Holder, scopes: Scopes) -> Result<Holder, ApiError> {
     if holder.may(scopes) { Ok(holder) } else { Err(ApiError::new(Code::Forbidden, "the scopes of this key do not allow that")) }
 }
 
@@ -129,7 +158,12 @@ pub(super) async fn admit(app: &App, parts: &mut Parts) -> Result<Holder, ApiErr
     let path = parts.extensions.get::<MatchedPath>().cloned();
     let row = path.as_ref().and_then(|path| ROWS.get(&(method.as_str(), path.as_str())));
     // What is not there is told to whoever has a key.
-    let holder = authorise(app, &mut parts.headers, row.map_or(Needs::OneOf(Scopes::ALL), |row| row.needs))?;
+    let holder = match row.map_or(Needs::OneOf(Scopes::ALL), |row| row.needs) {
+        Needs::OneOf(scopes) if path.as_ref().is_some_and(|path| path.as_str() == METRICS) => {
+            authorise_watch(app, &mut parts.headers, scopes)?
+        }
+        needs => authorise(app, &mut parts.headers, needs)?,
+    };
     if let Some(named) = row.and_then(|row| row.named)
         && !holder.sees_all()
     {

@@ -10,15 +10,18 @@ use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use axum::response::{IntoResponse as _, Response};
+use http_body_util::Full;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::middleware::{Seen, Tally};
+use super::overload::{self, Class};
 use super::predict::Dialect;
 use super::{App, Needs, PACKET, access, error, extract, predict, updates};
 use crate::model::key::{Scope, Scopes};
 use crate::server::{Application, Arriving};
+use crate::service::Holder;
 
 static PREDICT: Tally = Tally::new("/v1/models/{name}/predict");
 static LEARN: Tally = Tally::new("/v1/models/{name}/updates");
@@ -49,6 +52,14 @@ impl Short {
             Self::Predict => Scope::Predict,
             Self::Learn => Scope::Update,
         }]))
+    }
+
+    /// What it takes, as its route does.
+    const fn class(self) -> Class {
+        match self {
+            Self::Predict => Class::Predict,
+            Self::Learn => Class::Update,
+        }
     }
 
     /// What a request is, if it is short, and the model that it names.
@@ -104,14 +115,21 @@ impl Application for Entrance {
         let name = parts.uri.path().split('/').nth(3).unwrap_or_default();
         let admitted = access::authorise_for(app, &mut parts.headers, short.needs(), name);
         let (headers, query) = (&parts.headers, parts.uri.query());
+        let placed = overload::short(&*app.overload, short.class(), body, app.body_limit, seen.begun);
         let response = match short {
             Short::Predict => {
-                let answer = async |_| predict::document(app, name, query, headers, body).await.into_response();
-                seen.answered(&PREDICT, admitted, answer).await
+                let answer = async |_| {
+                    let (body, _slot) = placed.await?;
+                    predict::document(app, name, query, headers, Full::new(body)).await
+                };
+                seen.answered(&PREDICT, admitted, async |holder| answer(holder).await.into_response()).await
             }
             Short::Learn => {
-                let answer = async |holder| updates::answer(app, name, Dialect::Json, query, &holder, headers, body).await.into_response();
-                seen.answered(&LEARN, admitted, answer).await
+                let answer = async |holder: Holder| {
+                    let (body, _slot) = placed.await?;
+                    updates::answer(app, name, Dialect::Json, query, &holder, headers, Full::new(body)).await
+                };
+                seen.answered(&LEARN, admitted, async |holder| answer(holder).await.into_response()).await
             }
         };
         // Whoever takes nothing as it is gets to hear that, however short the answer.
@@ -138,10 +156,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_short_needs_what_its_route_needs() {
+    fn what_is_short_needs_and_takes_what_its_route_does() {
         for (short, tally) in [(Short::Predict, &PREDICT), (Short::Learn, &LEARN)] {
             let row = super::super::ROUTES.iter().find(|(method, path, _)| (*method, *path) == ("POST", (&tally).route()));
             assert_eq!(row.unwrap().2, short.needs(), "{short:?}");
+            assert_eq!(Class::of(&Method::POST, (&tally).route()), Some(short.class()));
         }
     }
 

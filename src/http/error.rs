@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -70,10 +71,12 @@ codes! {
     PreconditionFailed = PRECONDITION_FAILED, "precondition_failed", "The resource has changed";
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "payload_too_large", "Past a limit";
     QueueFull = TOO_MANY_REQUESTS, "queue_full", "Too many fits are waiting";
+    RateLimited = TOO_MANY_REQUESTS, "rate_limited", "Too many requests with this key";
     Interrupted = SERVICE_UNAVAILABLE, "interrupted", "The server stopped before the job was done";
     Unavailable = SERVICE_UNAVAILABLE, "unavailable", "Not now";
+    Overloaded = SERVICE_UNAVAILABLE, "overloaded", "Too many requests at the same time";
     Quarantined = SERVICE_UNAVAILABLE, "quarantined", "What is stored there is damaged";
-    DiskFull = INSUFFICIENT_STORAGE, "disk_full", "The server's disk is full";
+    DiskFull = INSUFFICIENT_STORAGE, "disk_full", "There is no room left";
     Internal = INTERNAL_SERVER_ERROR, "internal", "A fault of the server";
 }
 
@@ -87,6 +90,18 @@ impl ApiError {
     fn with(mut self, errors: Vec<Fault>) -> Self {
         self.errors = errors;
         self
+    }
+
+    /// The same, to be tried again after so long.
+    pub(super) fn after(mut self, wait: Duration) -> Self {
+        // Whole seconds, as the header wants them, and never too early.
+        self.retry_after = Some(u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1));
+        self
+    }
+
+    /// Seconds until it may be tried again.
+    pub(super) fn retry_after(&self) -> Option<u32> {
+        self.retry_after
     }
 
     /// The problem as a value, for a job that failed.
@@ -172,6 +187,9 @@ impl From<ServiceError> for ApiError {
             let mut quarantined = Self::new(Code::Quarantined, ServiceError::Quarantined(what).to_string());
             quarantined.cause = Some(detail);
             return quarantined;
+        }
+        if error.is_full() {
+            return Self::new(Code::DiskFull, ServiceError::DiskFull.to_string());
         }
         match error {
             ServiceError::Syntax(fault) => plain(Code::BadSyntax).with(vec![fault]),

@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 
 use super::error::{self, ApiError, Code};
 use super::headers::ForBrowsers;
+use super::overload::{self, Class};
 use super::{App, access};
 use crate::service::Holder;
 use crate::telemetry;
@@ -129,7 +130,7 @@ fn histogram(route: &str) -> metrics::Histogram {
 
 /// A request that was read as far as its header.
 pub(super) struct Seen {
-    begun: Instant,
+    pub(super) begun: Instant,
     pub(super) id: RequestId,
     method: Method,
     browsers: ForBrowsers,
@@ -215,10 +216,19 @@ pub(super) async fn around(State(app): State<App>, request: Request, next: Next)
     let (mut parts, body) = request.into_parts();
     let admitted = access::admit(&app, &mut parts).await;
     parts.extensions.insert(seen.id.clone());
+    let class = route.as_ref().and_then(|route| Class::of(&parts.method, route.as_str()));
+    let begun = seen.begun;
     let answer = async |holder: Holder| {
         parts.extensions.insert(holder.clone());
-        let request = Request::from_parts(parts, access::arriving(&holder, body));
-        access::leaving(holder, next.run(request).await)
+        let body = access::arriving(&holder, body);
+        let Some(class) = class else { return access::leaving(holder, next.run(Request::from_parts(parts, body)).await) };
+        match overload::place(app.overload, class, body, app.body_limit, begun).await {
+            Ok((body, slot)) => {
+                let response = next.run(Request::from_parts(parts, body)).await;
+                overload::leaving(access::leaving(holder, response), slot)
+            }
+            Err(refusal) => refusal.into_response(),
+        }
     };
     seen.answered(route, admitted, answer).await
 }

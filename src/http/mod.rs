@@ -22,6 +22,7 @@ mod middleware;
 mod models;
 mod online;
 mod operations;
+mod overload;
 mod packed;
 mod predict;
 mod predict_stream;
@@ -46,6 +47,7 @@ pub use access::Needs;
 pub use entrance::Entrance;
 pub use error::{ApiError, CODES};
 pub use headers::Cors;
+pub use overload::{Concurrency, Overload};
 pub use packed::PackedLimits;
 
 /// What handlers share.
@@ -59,6 +61,8 @@ pub struct App {
     pub upload_limit: u64,
     /// What packed bodies are held to.
     pub packed: PackedLimits,
+    /// The requests that are under way, by kind.
+    pub overload: Arc<Overload>,
     /// The model behind `/invocations`; without it, the only one there is.
     pub default_model: Option<Arc<str>>,
     /// Origins whose pages may read replies.
@@ -160,6 +164,19 @@ pub fn grpc(app: App) -> Router {
         .with_state(app)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(inference::grpc::from_panic))
         .layer(axum::extract::DefaultBodyLimit::disable())
+}
+
+/// Health and metrics alone, as the routes answer them.
+pub fn watch(app: App) -> Router {
+    Router::new()
+        .route("/livez", axum::routing::get(operations::live))
+        .route("/readyz", axum::routing::get(operations::ready))
+        .route("/metrics", axum::routing::get(operations::metrics))
+        .fallback(operations::not_found)
+        .method_not_allowed_fallback(operations::method_not_allowed)
+        .with_state(app.clone())
+        .layer(axum::middleware::from_fn_with_state(app, middleware::around))
+        .layer(compression())
 }
 
 /// The application: the routes, and around them what every request passes through.

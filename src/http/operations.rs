@@ -33,6 +33,7 @@ pub(super) async fn metrics(State(app): State<App>, holder: Holder) -> Result<Re
         return Err(ApiError::new(Code::Forbidden, "the metrics tell of every model, and this key shows some"));
     }
     app.service.gauge().await;
+    app.overload.gauge();
     let by_model = app.service.model_metrics() + &app.service.input_metrics();
     Ok(text("text/plain; version=0.0.4; charset=utf-8", (app.metrics)() + &by_model))
 }

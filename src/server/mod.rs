@@ -15,15 +15,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use connections::Application;
 pub use guard::{Arriving, BodyTimeout};
 
 use crate::config::{Config, reachable};
-use crate::http::{self, App, Cors, Entrance, PackedLimits};
-use crate::service::{Closing, Service, ServiceError, Settings};
+use crate::http::{self, App, Concurrency, Cors, Entrance, Overload, PackedLimits};
+use crate::service::{Closing, Rate, Service, ServiceError, Settings};
 use crate::telemetry;
 use connections::Connections;
 
@@ -64,11 +66,13 @@ pub struct Listeners {
     pub http: TcpListener,
     /// For gRPC, if it is spoken.
     pub grpc: Option<TcpListener>,
+    /// For health and metrics by themselves, if they are asked there.
+    pub metrics: Option<TcpListener>,
 }
 
 impl From<TcpListener> for Listeners {
     fn from(http: TcpListener) -> Self {
-        Self { http, grpc: None }
+        Self { http, grpc: None, metrics: None }
     }
 }
 
@@ -95,10 +99,12 @@ impl Server {
             fit_queue: config.fit_queue,
             remember_ttl: config.remember_ttl,
             watch_inputs: config.watch_inputs,
+            key_rate: config.key_rate.map(|(rate, burst)| Rate::new(rate, burst)),
+            storage_limit: config.storage_limit,
         };
         let (service, closing) = Service::open(&config.database, settings).await.map_err(Failure::Open)?;
         let listeners = listeners.into();
-        for listener in std::iter::once(&listeners.http).chain(&listeners.grpc) {
+        for listener in std::iter::once(&listeners.http).chain(&listeners.grpc).chain(&listeners.metrics) {
             let address = listener.local_addr().map_err(|_| Failure::Internal("the address that is listened on is not known"))?;
             if !config.insecure && service.keyring().is_empty() && !address.ip().to_canonical().is_loopback() {
                 drop(service);
@@ -116,18 +122,27 @@ impl Server {
     /// # Errors
     /// The models could not be loaded, or the database could no longer be written.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { config, listeners: Listeners { http: listener, grpc }, service, closing } = self;
+        let Self { config, listeners: Listeners { http: listener, grpc, metrics }, service, closing } = self;
         let app = App {
             service: service.clone(),
             body_limit: config.body_limit,
             upload_limit: config.upload_limit,
             packed: PackedLimits { bytes: config.packed_limit, ratio: config.unpack_ratio },
+            overload: Arc::new(Overload::new(Concurrency {
+                predictions: config.concurrent_predictions,
+                updates: config.concurrent_updates,
+                streams: config.concurrent_streams,
+                fits: config.concurrent_fits,
+                uploads: config.concurrent_uploads,
+                threads: config.serving_threads.max(1),
+            })),
             default_model: config.default_model.as_deref().map(Arc::from),
             cors: Arc::new(Cors::new(&config.cors_origins)),
             metrics: telemetry::render,
         };
         let calling = grpc.map(|listener| grpc::Calling::start(&config, listener, http::grpc(app.clone())));
         let threads = |_| Failure::Internal("the threads that serve could not be started");
+        let watching = metrics.map(|listener| Watching::start(&config, listener, http::watch(app.clone()))).transpose().map_err(threads)?;
         let mut connections = Connections::new(&config, Entrance::new(app)).map_err(threads)?;
         let mut background = JoinSet::new();
         background.spawn(telemetry::upkeep());
@@ -167,6 +182,10 @@ impl Server {
         };
         tokio::join!(connections.drain(config.drain_timeout), calls);
         background.shutdown().await;
+        // To the end it says that the server is not ready.
+        if let Some(watching) = watching {
+            watching.end().await;
+        }
         // What cannot be written by then is the count of some seconds.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, service.write_counts()).await;
         // The writer ends with the last handle on the service; this is ours.
@@ -178,6 +197,36 @@ impl Server {
             tracing::info!("stopped");
         }
         outcome
+    }
+}
+
+/// Health and metrics on a listener of their own, by a thread of their own: no queue and no limit of other requests is before them.
+#[derive(Debug)]
+struct Watching {
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Watching {
+    /// Connections there at the same time: those who watch are few.
+    const CONNECTIONS: usize = 64;
+    /// How long what is being told at the end may take.
+    const DRAIN: Duration = Duration::from_millis(500);
+
+    fn start(config: &Config, listener: TcpListener, router: Router) -> io::Result<Self> {
+        let config = Config { max_connections: Self::CONNECTIONS, serving_threads: 1, ..config.clone() };
+        let mut connections = Connections::new(&config, router)?;
+        let (end, ended) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let _ = connections.accept_until(listener, ended).await;
+            connections.drain(Self::DRAIN).await;
+        });
+        Ok(Self { end, task })
+    }
+
+    async fn end(self) {
+        drop(self.end);
+        let _ = self.task.await;
     }
 }
 
@@ -213,12 +262,13 @@ pub fn signalled() -> io::Result<impl Future<Output = ()> + Send> {
 
 /// What the server says on stdout when it listens: where, and three commands that work as they are from the root of the repository.
 #[must_use]
-pub fn banner(listen: SocketAddr, grpc: Option<SocketAddr>) -> String {
+pub fn banner(listen: SocketAddr, grpc: Option<SocketAddr>, metrics: Option<SocketAddr>) -> String {
     let grpc = grpc.map_or_else(String::new, |grpc| format!("gRPC (Open Inference Protocol) on {}\n", reachable(grpc)));
+    let metrics = metrics.map_or_else(String::new, |metrics| format!("health and metrics on http://{}\n", reachable(metrics)));
     let url = format!("http://{}", reachable(listen));
     format!(
         r#"lsqd {version} listens on {url}
-{grpc}
+{grpc}{metrics}
 Upload, fit, predict:
 
   curl -T examples/longley.csv {url}/v1/datasets/longley
@@ -274,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_banner_can_be_pasted() {
-        let text = banner("0.0.0.0:9090".parse().unwrap(), "0.0.0.0:9091".parse().ok());
+        let text = banner("0.0.0.0:9090".parse().unwrap(), "0.0.0.0:9091".parse().ok(), None);
         assert!(text.lines().nth(1).unwrap().ends_with(" 127.0.0.1:9091"));
         assert_eq!(text.matches("http://127.0.0.1:9090").count(), 4);
         for line in text.lines().filter(|line| line.contains(" -d ")) {

@@ -103,8 +103,8 @@ pub enum ServiceError {
     /// What is stored is not what was written.
     #[error("{0} is damaged; nothing is answered from it. `lsqd check` says more, and a backup has it as it was")]
     Quarantined(&'static str),
-    /// There is no room left on the disk.
-    #[error("there is no room left on the server's disk")]
+    /// There is no room left for what is to be written.
+    #[error("there is no room left: the server's disk is full, or its database is as large as it may be")]
     DiskFull,
     /// The body stopped arriving.
     #[error("the body stopped arriving before its end")]
@@ -158,6 +158,18 @@ impl ServiceError {
                 _ => None,
             },
             _ => None,
+        }
+    }
+}
+
+impl ServiceError {
+    /// Whether there was no room left for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::DiskFull => true,
+            Self::Store(error) => error.is_full(),
+            _ => false,
         }
     }
 }

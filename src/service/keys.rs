@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::error::ServiceError;
+use super::rate::{Bucket, Rate};
 use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::Fault;
 use crate::model::key::{self, DIGEST, Digester, Grant, KeyError, Names, Scopes, Token};
@@ -38,6 +39,8 @@ pub struct Key {
     /// When it was revoked, if it was.
     pub revoked_at: Option<String>,
     digest: [u8; DIGEST],
+    /// What may be sent with it, for as long as this process knows it.
+    bucket: Arc<Bucket>,
 }
 
 impl Key {
@@ -51,7 +54,14 @@ impl Key {
         let expires_at = row.expires_at.map(|text| text.parse()).transpose().map_err(|_| StoreError::Corrupt("a key"))?;
         let scopes = Scopes::parse(&row.scopes).map_err(corrupt)?;
         let grant = Grant { name: row.name, scopes, models: names(row.models)?, datasets: names(row.datasets)?, expires_at };
-        Ok(Self { id: row.id, grant, created_at: row.created_at, revoked_at: row.revoked_at, digest: row.digest })
+        Ok(Self {
+            id: row.id,
+            grant,
+            created_at: row.created_at,
+            revoked_at: row.revoked_at,
+            digest: row.digest,
+            bucket: Arc::new(Bucket::new()),
+        })
     }
 
     /// Whether it opens anything now.
@@ -74,6 +84,8 @@ pub struct Made {
 #[derive(Debug, Default)]
 pub struct Keyring {
     known: ArcSwap<Known>,
+    /// What each key may send; without it, whatever it likes.
+    rate: Option<Rate>,
     /// One reads them at a time, so that what was read earlier does not take the place of what was read later.
     reading: tokio::sync::Mutex<()>,
 }
@@ -87,6 +99,12 @@ struct Known {
 }
 
 impl Keyring {
+    /// No keys yet; each may send so much.
+    #[must_use]
+    pub fn new(rate: Option<Rate>) -> Self {
+        Self { rate, ..Self::default() }
+    }
+
     /// Whether no key was ever made.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -130,8 +148,13 @@ impl Keyring {
         let digester = store::keys::pepper(connection).await?.as_ref().map(Digester::new);
         let rows = store::keys::all(connection).await?;
         let mut keys = HashMap::with_capacity(rows.len());
+        let before = self.known.load();
         for row in rows {
-            let key = Key::of(row)?;
+            let mut key = Key::of(row)?;
+            if let Some(same) = before.keys.get(&key.id) {
+                // What was sent with it stays sent.
+                key.bucket = same.bucket.clone();
+            }
             keys.insert(key.id.clone(), Arc::new(key));
         }
         self.known.store(Arc::new(Known { generation, digester, keys }));
@@ -171,6 +194,17 @@ impl Holder {
         match &self.who {
             Who::Key(key) => Some(&key.id),
             Who::Anybody | Who::Nobody => None,
+        }
+    }
+
+    /// Takes one of the requests that their key may send.
+    ///
+    /// # Errors
+    /// There is none left for so long.
+    pub fn take_turn(&self, now: Instant) -> Result<(), Duration> {
+        match (&self.who, self.ring.rate) {
+            (Who::Key(key), Some(rate)) => key.bucket.take(rate, now),
+            _ => Ok(()),
         }
     }
 

@@ -25,6 +25,7 @@ mod models;
 mod predict;
 mod predict_dataset;
 mod predict_stream;
+mod rate;
 mod refit;
 mod source;
 mod stream;
@@ -56,6 +57,7 @@ pub use learn::Reply as UpdateReply;
 pub use predict::{Answerer, Caller, Predicted};
 pub use predict_dataset::{DatasetQuestion, Origin};
 pub use predict_stream::{Answers, Broken, Form};
+pub use rate::Rate;
 pub use stream::{Acknowledgement, StreamedUpdate};
 pub use traffic::{Count, Counted, Member, Role, SetTraffic, SplitSet, Traffic};
 pub use unlearn::{ErasedRows, Erasure, Rows as RowsToErase};
@@ -69,6 +71,9 @@ const KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
 
 /// Targets of models that metrics tell of at the most.
 const FIGURES: usize = 1_000;
+
+/// How long it takes at the most to ask the database for what metrics tell of it.
+const GAUGING: Duration = Duration::from_millis(250);
 
 /// Versions that are loaded at start over one reading connection before it goes back to its pool, where another loader may wait for it.
 const VERSIONS_AT_ONCE: usize = 64;
@@ -86,6 +91,10 @@ pub struct Settings {
     pub remember_ttl: Duration,
     /// Whether what versions are asked to predict is watched.
     pub watch_inputs: bool,
+    /// What each key may send; without it, whatever it likes.
+    pub key_rate: Option<Rate>,
+    /// Bytes that the database may take; 0 is no limit.
+    pub storage_limit: u64,
 }
 
 /// The service: every use case is a method.
@@ -150,10 +159,12 @@ impl Service {
         store::jobs::forget(&mut connection, &expired).await?;
         store::idempotency::forget(&mut connection, &expired).await?;
         store::commit(&mut connection).await?;
+        // Not before: whoever lowers the limit under what there is must be able to start, and to delete.
+        store::limit(&mut connection, settings.storage_limit).await?;
         if interrupted > 0 {
             tracing::warn!(jobs = interrupted, "jobs were interrupted by the end of the last process");
         }
-        let keyring = Arc::new(Keyring::default());
+        let keyring = Arc::new(Keyring::new(settings.key_rate));
         let keys = keys::Following::start(keyring.clone(), store.connect().await?).await?;
         aside::prepare();
         let (drifts, drifted) = tokio::sync::mpsc::unbounded_channel();
@@ -335,10 +346,14 @@ impl Service {
         let models = self.catalogue.all();
         metrics::gauge!(telemetry::MODELS).set(models.len() as f64);
         metrics::gauge!(telemetry::QUARANTINED).set(models.values().filter(|model| !model.damages().is_empty()).count() as f64);
-        if let Ok(mut connection) = self.store.read().await
+        // Where all connections are taken for long, the figures of before stand: who asks how things are is not made to wait for them.
+        if let Ok(Ok(mut connection)) = tokio::time::timeout(GAUGING, self.store.read()).await
             && let Ok(count) = store::datasets::count(&mut connection).await
         {
             metrics::gauge!(telemetry::DATASETS).set(count as f64);
+            if let Ok(bytes) = store::size(&mut connection).await {
+                metrics::gauge!(telemetry::DATABASE_BYTES).set(bytes as f64);
+            }
         }
     }
 

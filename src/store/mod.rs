@@ -198,6 +198,27 @@ pub async fn close_writer(mut writer: Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Holds the database to a size: what would take more fails as on a full disk, and changes nothing. 0 is no limit. What is larger already
+/// grows no more.
+pub async fn limit(writer: &mut Connection, bytes: u64) -> Result<(), StoreError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let (page,): (i64,) = sqlx::query_as("PRAGMA page_size").fetch_one(&mut *writer).await?;
+    let pages = bytes / u64::try_from(page).unwrap_or(1).max(1);
+    // A pragma takes no parameters; this is a number.
+    let sql = format!("PRAGMA max_page_count = {}", pages.clamp(1, u64::from(u32::MAX - 1)));
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(writer).await?;
+    Ok(())
+}
+
+/// Bytes of the database, pages included that are free again.
+pub async fn size(connection: &mut Connection) -> Result<u64, StoreError> {
+    let (pages,): (i64,) = sqlx::query_as("PRAGMA page_count").fetch_one(&mut *connection).await?;
+    let (page,): (i64,) = sqlx::query_as("PRAGMA page_size").fetch_one(connection).await?;
+    Ok(pages.unsigned_abs().saturating_mul(page.unsigned_abs()))
+}
+
 /// A path with more behind its name.
 fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

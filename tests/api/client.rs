@@ -15,6 +15,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Where it speaks gRPC.
     pub(crate) grpc: SocketAddr,
+    /// Where it tells of its health and its metrics alone.
+    pub(crate) metrics: SocketAddr,
     client: reqwest::Client,
     directory: tempfile::TempDir,
     adjust: fn(&mut lsqd::config::Config),
@@ -32,7 +34,7 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { address: nowhere, grpc: nowhere, client, directory, adjust, running: None };
+        let mut server = Self { address: nowhere, grpc: nowhere, metrics: nowhere, client, directory, adjust, running: None };
         server.run().await;
         server
     }
@@ -46,9 +48,10 @@ impl Server {
             listener.set_nonblocking(true).unwrap();
             (listener.local_addr().unwrap(), listener)
         };
-        let (http, grpc);
+        let (http, grpc, metrics);
         (self.address, http) = bind();
         (self.grpc, grpc) = bind();
+        (self.metrics, metrics) = bind();
         let mut config = lsqd::config::Config::with_database(&self.directory.path().join("lsqd.db")).unwrap();
         (self.adjust)(&mut config);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -57,7 +60,8 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = |listener| tokio::net::TcpListener::from_std(listener).unwrap();
-                let listeners = lsqd::server::Listeners { http: listener(http), grpc: Some(listener(grpc)) };
+                let listeners =
+                    lsqd::server::Listeners { http: listener(http), grpc: Some(listener(grpc)), metrics: Some(listener(metrics)) };
                 lsqd::run(config, listeners, async { _ = stopped.await }).await.unwrap();
             });
         });

@@ -16,6 +16,7 @@ mod inference;
 mod inputs;
 mod keys;
 mod labels;
+mod limits;
 mod malformed;
 mod online;
 mod operations;

@@ -545,8 +545,15 @@ async fn a_failed_sync_turns_readiness_off() {
 
     let (template, _) = prepared().await;
     let disk = Disk::under(template.path());
-    let settings =
-        Settings { compute_threads: 1, readers: 2, fit_queue: 8, remember_ttl: std::time::Duration::from_secs(3600), watch_inputs: true };
+    let settings = Settings {
+        compute_threads: 1,
+        readers: 2,
+        fit_queue: 8,
+        remember_ttl: std::time::Duration::from_secs(3600),
+        watch_inputs: true,
+        key_rate: None,
+        storage_limit: 0,
+    };
     let (service, closing) = Service::open(&template.path().join(DATABASE), settings).await.unwrap();
     service.replay().await.unwrap();
     let app = lsqd::http::App {
@@ -554,6 +561,7 @@ async fn a_failed_sync_turns_readiness_off() {
         body_limit: 1 << 20,
         upload_limit: 0,
         packed: lsqd::http::PackedLimits { bytes: 0, ratio: 0 },
+        overload: std::sync::Arc::default(),
         default_model: None,
         cors: std::sync::Arc::default(),
         metrics: String::new,

@@ -19,6 +19,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use super::super::error::ApiError;
+use super::super::overload::{Class, Overload};
 use super::super::predict::off_thread;
 use super::super::{App, Needs, access, error, extract, middleware, packed};
 use super::protobuf::{Field, Fields, Message, NotAMessage, count_varints, varints};
@@ -68,6 +69,11 @@ impl Method {
     /// Whether it is about models, which are not there before the server is ready.
     fn needs_models(self) -> bool {
         matches!(self, Self::ModelReady | Self::ModelMetadata | Self::ModelInfer | Self::RepositoryIndex)
+    }
+
+    /// What a call takes, if that is limited.
+    fn class(self) -> Option<Class> {
+        (self == Self::ModelInfer).then_some(Class::Predict)
     }
 
     /// What a call needs: liveness is everybody's, as over HTTP.
@@ -154,12 +160,16 @@ fn status(error: &ApiError, request_id: &str) -> Status {
         StatusCode::NOT_FOUND => Code::NotFound,
         StatusCode::REQUEST_TIMEOUT => Code::DeadlineExceeded,
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
-        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Code::ResourceExhausted,
         StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
         _ => Code::Internal,
     };
     let mut status = Status::new(kind, detail);
     status.metadata_mut().insert("lsqd-code", MetadataValue::from_static(code));
+    if let Some(seconds) = error.retry_after() {
+        // As clients with a retry policy read it.
+        status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(u64::from(seconds) * 1000));
+    }
     status
 }
 
@@ -169,8 +179,15 @@ async fn unary(app: &App, holder: &Holder, method: Option<Method>, request: Requ
         return Status::unimplemented("there is no such method here").into_http();
     };
     let (mut parts, body) = request.into_parts();
-    let body = match framed(app, &parts.headers, body).await {
-        Ok(body) => body,
+    let class = method.class();
+    let arrived = async {
+        class.map_or(Ok(()), |class| app.overload.look(class, Instant::now()))?;
+        let body = framed(app, &parts.headers, body).await?;
+        let slot = class.map(|class| Overload::enter(&*app.overload, class, Instant::now())).transpose()?;
+        Ok::<_, ApiError>((body, slot))
+    };
+    let (body, _slot) = match arrived.await {
+        Ok(arrived) => arrived,
         Err(error) => return status(&error, id).into_http(),
     };
     let mut server = tonic::server::Grpc::new(Bare)
