@@ -15,6 +15,7 @@ use super::error::{self, ApiError, Code};
 use super::headers::ForBrowsers;
 use super::{App, access};
 use crate::service::Holder;
+use crate::service::audit::{self, Actor};
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -214,11 +215,13 @@ pub(super) async fn around(State(app): State<App>, request: Request, next: Next)
     }
     let (mut parts, body) = request.into_parts();
     let admitted = access::admit(&app, &mut parts).await;
-    parts.extensions.insert(seen.id.clone());
+    let id = seen.id.clone();
+    parts.extensions.insert(id.clone());
     let answer = async |holder: Holder| {
         parts.extensions.insert(holder.clone());
         let request = Request::from_parts(parts, access::arriving(&holder, body));
-        access::leaving(holder, next.run(request).await)
+        let actor = Actor::new(holder.id(), id.as_str());
+        access::leaving(holder, audit::by(actor, next.run(request)).await)
     };
     seen.answered(route, admitted, answer).await
 }

@@ -5,6 +5,7 @@
 
 mod arriving;
 mod aside;
+pub mod audit;
 pub mod backup;
 mod catalogue;
 pub mod check;

@@ -225,6 +225,16 @@ pub async fn set_alias(writer: &mut Connection, model: i64, alias: &str, version
     Ok(())
 }
 
+/// What an alias points at, and the sequence at which it is held.
+pub async fn alias(connection: &mut Connection, model: i64, alias: &str) -> Result<Option<(u64, Option<u64>)>, StoreError> {
+    let row: Option<(i64, Option<i64>)> = sqlx::query_as("SELECT version, sequence FROM aliases WHERE model_id = ? AND alias = ?")
+        .bind(model)
+        .bind(alias)
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.map(|(version, sequence)| (version.unsigned_abs(), sequence.map(i64::unsigned_abs))))
+}
+
 /// Removes an alias.
 pub async fn delete_alias(writer: &mut Connection, model: i64, alias: &str) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM aliases WHERE model_id = ? AND alias = ?").bind(model).bind(alias).execute(writer).await?;
