@@ -257,6 +257,9 @@ impl Check<'_> {
         }
         for alias in store::models::all_aliases(self.connection).await? {
             let Some(model) = models.iter().find(|model| model.id == alias.model) else { continue };
+            if alias.damaged {
+                self.found(format!("model {:?}", model.name), format!("the alias {:?} is not what was written", alias.alias));
+            }
             let version = versions.iter().find(|version| version.model == alias.model && version.version == alias.version);
             let standing = match version {
                 Some(version) => backup::standing_of(self.connection, version.id).await?,
