@@ -16,6 +16,7 @@ use super::headers::ForBrowsers;
 use super::overload::{self, Class};
 use super::{App, access};
 use crate::service::Holder;
+use crate::service::audit::{self, Actor};
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -215,16 +216,20 @@ pub(super) async fn around(State(app): State<App>, request: Request, next: Next)
     }
     let (mut parts, body) = request.into_parts();
     let admitted = access::admit(&app, &mut parts).await;
-    parts.extensions.insert(seen.id.clone());
+    let id = seen.id.clone();
+    parts.extensions.insert(id.clone());
     let class = route.as_ref().and_then(|route| Class::of(&parts.method, route.as_str()));
     let begun = seen.begun;
     let answer = async |holder: Holder| {
         parts.extensions.insert(holder.clone());
+        let actor = Actor::new(holder.id(), id.as_str());
         let body = access::arriving(&holder, body);
-        let Some(class) = class else { return access::leaving(holder, next.run(Request::from_parts(parts, body)).await) };
+        let Some(class) = class else {
+            return access::leaving(holder, audit::by(actor, next.run(Request::from_parts(parts, body))).await);
+        };
         match overload::place(app.overload, class, body, app.body_limit, begun).await {
             Ok((body, slot)) => {
-                let response = next.run(Request::from_parts(parts, body)).await;
+                let response = audit::by(actor, next.run(Request::from_parts(parts, body))).await;
                 overload::leaving(access::leaving(holder, response), slot)
             }
             Err(refusal) => refusal.into_response(),

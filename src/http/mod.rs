@@ -5,6 +5,7 @@
 
 mod access;
 mod answers;
+mod audit;
 mod backup;
 mod datasets;
 mod diagnostics;
@@ -149,6 +150,7 @@ routes! {
     POST   "/v1/keys"                                                   Admin        => keys::create,
     GET    "/v1/keys/{id}"                                              Admin        => keys::show,
     DELETE "/v1/keys/{id}"                                              Admin        => keys::revoke,
+    GET    "/v1/audit"                                                  Admin        => audit::list,
     POST   "/v1/backup"                                                 Admin        => backup::create,
     GET    "/livez"                                                     Nothing      => operations::live,
     GET    "/readyz"                                                    Nothing      => operations::ready,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use serde_json::json;
+
 use super::check::{self, Report};
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, audit};
 use crate::store::backup::{self, Partial};
 pub use crate::store::backup::{Label, Standing};
 use crate::store::{self, StoreError};
@@ -118,9 +120,11 @@ pub async fn restore(from: &Path, database: &Path, force: bool) -> Result<Restor
     if !report.is_whole() {
         return Ok(Restored::Damaged(report));
     }
-    let mut copy = backup::look(partial.path()).await?;
+    let mut copy = backup::open_partial(partial.path()).await?;
     let (label, standings) = (backup::read_label(&mut copy).await?, backup::standings(&mut copy).await?);
-    drop(copy);
+    let after = json!({"made_at": label.as_ref().map(|label| &label.made_at), "replaced": database.exists()});
+    audit::by_hand(&mut copy, "restore", after).await?;
+    store::close(copy).await?;
     backup::fold_away(database).await?;
     partial.place(database)?;
     Ok(Restored::Done { label, standings })

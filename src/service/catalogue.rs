@@ -517,7 +517,11 @@ impl Catalogue {
         }
         for row in aliases {
             if let Some(model) = by_id.get_mut(&row.model) {
-                model.aliases.insert(row.alias, Target::of(row.version));
+                let damage = row.damaged.then_some("an alias");
+                if let Some(damage) = damage {
+                    tracing::error!(model = model.name, alias = row.alias, damage, "an alias is damaged and was put into quarantine");
+                }
+                model.aliases.insert(row.alias, Target { damage, ..Target::of(row.version) });
             }
         }
         for row in splits {

@@ -13,9 +13,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::catalogue::Version;
-use super::{datasets, learn};
+use super::{audit, datasets, learn};
 use crate::frame::Summary;
 use crate::model::State;
+use crate::store::audit::Broken;
 use crate::store::check::{self as stored, Kept, Logged};
 use crate::store::datasets::DatasetRow;
 use crate::store::models::{ModelRow, VersionRow};
@@ -51,6 +52,8 @@ pub struct Looked {
     pub chunks: u64,
     /// Answers that are kept for repeats and labels.
     pub answers: u64,
+    /// Records of the audit log.
+    pub audited: u64,
 }
 
 /// What was found.
@@ -84,11 +87,11 @@ impl fmt::Display for Report {
                 writeln!(formatter, "  mended: {repair}")?;
             }
         }
-        let Looked { bytes, versions, snapshots, records, rows, datasets, chunks, answers } = self.looked;
+        let Looked { bytes, versions, snapshots, records, rows, datasets, chunks, answers, audited } = self.looked;
         writeln!(
             formatter,
             "looked at {bytes} bytes: {versions} version(s), {snapshots} snapshot(s), {records} record(s) of {rows} row(s) learnt, \
-             {datasets} dataset(s) of {chunks} column chunk(s), {answers} kept answer(s)"
+             {datasets} dataset(s) of {chunks} column chunk(s), {answers} kept answer(s), {audited} record(s) of the audit log"
         )?;
         let mended = self.findings.iter().filter(|finding| finding.repair.is_some()).count();
         match self.findings.len() {
@@ -121,7 +124,8 @@ pub async fn repair(database: &Path) -> Result<Report, StoreError> {
     store::begin(&mut connection).await?;
     let checked = Check { connection: &mut connection, repair: true, report: Report::default() }.all().await;
     match checked {
-        Ok(report) => {
+        Ok(mut report) => {
+            record(&mut connection, &mut report).await?;
             store::commit(&mut connection).await?;
             store::close_writer(connection).await?;
             Ok(report)
@@ -131,6 +135,23 @@ pub async fn repair(database: &Path) -> Result<Report, StoreError> {
             let _ = store::rollback(&mut connection).await;
             Err(error)
         }
+    }
+}
+
+/// Writes into the audit log what was mended, if that can be: a log that is itself damaged keeps nobody from mending the rest.
+async fn record(connection: &mut Connection, report: &mut Report) -> Result<(), StoreError> {
+    let mended = report.findings.iter().filter(|finding| finding.repair.is_some()).count();
+    if mended == 0 {
+        return Ok(());
+    }
+    let left = report.findings.len() - mended;
+    match audit::by_hand(connection, "repair", json!({"mended": mended, "left": left})).await {
+        Err(error) if error.is_corrupt() => {
+            let (place, fault) = ("the audit log".to_owned(), format!("what was mended cannot be written into it: {error}"));
+            report.findings.push(Finding { place, fault, repair: None });
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -171,6 +192,20 @@ impl Check<'_> {
                 }
             }
             Err(error) => self.unreadable("the kept answers", &error)?,
+        }
+        match store::audit::verify(self.connection).await {
+            Ok((audited, broken)) => {
+                self.report.looked.audited = audited;
+                for place in broken {
+                    let fault = match place {
+                        Broken::Missing(first, last) if first == last => format!("record {first} is not there"),
+                        Broken::Missing(first, last) => format!("records {first} to {last} are not there"),
+                        Broken::Changed(record) => format!("record {record} is not what was written, or not in its place"),
+                    };
+                    self.found("the audit log", fault);
+                }
+            }
+            Err(error) => self.unreadable("the audit log", &error)?,
         }
         Ok(self.report)
     }
@@ -222,6 +257,9 @@ impl Check<'_> {
         }
         for alias in store::models::all_aliases(self.connection).await? {
             let Some(model) = models.iter().find(|model| model.id == alias.model) else { continue };
+            if alias.damaged {
+                self.found(format!("model {:?}", model.name), format!("the alias {:?} is not what was written", alias.alias));
+            }
             let version = versions.iter().find(|version| version.model == alias.model && version.version == alias.version);
             let standing = match version {
                 Some(version) => backup::standing_of(self.connection, version.id).await?,

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
+use super::audit::Changed;
 use super::error::ServiceError;
 use super::predict_dataset::Origin;
 use super::{Fingerprint, Replayable, Service};
@@ -239,6 +240,7 @@ impl Service {
         self.upload(
             upload,
             body,
+            ("dataset.put", name.clone()),
             None,
             async move |writer: &mut Connection, landing: Landing<'_>, _: &Summary, tags: &Option<Vec<String>>| {
                 check_replaced(writer, &name, tags.as_deref()).await?;
@@ -263,6 +265,7 @@ impl Service {
         self.upload(
             upload,
             body,
+            ("dataset.append", name.clone()),
             Some(schema),
             async move |writer: &mut Connection, landing: Landing<'_>, summary: &Summary, tags: &Option<Vec<String>>| {
                 let existing = store::datasets::find(writer, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
@@ -293,6 +296,7 @@ impl Service {
         &self,
         upload: Upload,
         mut body: impl Stream<Item = Result<Bytes, ServiceError>> + Unpin,
+        (action, name): (&'static str, String),
         expect: Option<crate::frame::Schema>,
         land: F,
     ) -> Result<Replayable<Landed>, ServiceError>
@@ -338,19 +342,21 @@ impl Service {
         let tags = upload.if_match;
         let landed = self
             .writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     if let Some(key) = &key
                         && let Some(replayed) = key.replay(writer).await?
                     {
-                        return Ok(replayed);
+                        return Ok(Changed::nothing(replayed));
                     }
                     let text = encode_summary(&summary)?;
+                    let before = store::datasets::find(writer, &name).await?;
                     let landed = land(writer, Landing { segment, rows, bytes, summary: &text, origin: None }, &summary, &tags).await?;
                     if let Some(key) = &key {
                         key.remember(writer, &landed, About::Dataset(landed.dataset.id)).await?;
                     }
-                    Ok(Replayable::fresh(landed))
+                    let after = standing(&landed.dataset);
+                    Ok(Changed::new(Replayable::fresh(landed), action, &name, before.as_ref().map(standing), Some(after)))
                 },
                 |_| {},
             )
@@ -396,12 +402,13 @@ impl Service {
     pub async fn delete_dataset(&self, name: &str, if_match: Option<Vec<String>>) -> Result<(), ServiceError> {
         let name = name::dataset(name).map_err(|_| ServiceError::DatasetNotFound)?;
         self.writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     let existing = store::datasets::find(writer, &name).await?.ok_or(ServiceError::DatasetNotFound)?;
                     let existing = Description::of(existing)?;
                     check_tags(if_match.as_deref(), Some(&existing))?;
-                    Ok(store::datasets::delete(writer, existing.row.id).await?)
+                    store::datasets::delete(writer, existing.row.id).await?;
+                    Ok(Changed::new((), "dataset.delete", &name, Some(standing(&existing.row)), None))
                 },
                 |()| {},
             )
@@ -564,6 +571,11 @@ fn parse(
         reader.push(&piece, &mut emit)?;
     }
     Ok(reader.finish(&mut emit)?)
+}
+
+/// What a dataset is, as the audit log has it.
+pub(super) fn standing(row: &DatasetRow) -> serde_json::Value {
+    serde_json::json!({"revision": row.revision, "rows": row.rows, "bytes": row.bytes})
 }
 
 pub(super) fn encode_summary(summary: &Summary) -> Result<String, ServiceError> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::audit::Changed;
 use super::catalogue::{Target, Version, starting_at};
 use super::error::ServiceError;
 use super::{Service, idempotency, learn};
@@ -71,7 +72,7 @@ impl Service {
         let (learning, publisher) = (version.clone(), version.clone());
         let now = self
             .writer
-            .run_alone(
+            .change_alone(
                 async move |writer: &mut Connection| {
                     if !store::models::version_exists(writer, learning.id).await? {
                         return Err(ServiceError::VersionNotFound);
@@ -85,7 +86,8 @@ impl Service {
                     idempotency::change(writer, kept, |reply: &mut learn::Reply| reply.forget(sequence, targets)).await?;
                     store::updates::drop_snapshots(writer, learning.id, sequence).await?;
                     learn::snapshot(writer, &learning, &state).await?;
-                    Ok((state.sequence(), state))
+                    let at = json!({"version": learning.number, "sequence": sequence});
+                    Ok(Changed::new((state.sequence(), state), "update.erase", &learning.model, Some(at), None))
                 },
                 move |(_, state): &(u64, State)| {
                     state.information().settle();

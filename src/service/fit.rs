@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::aside::aside;
+use super::audit::{self, Changed};
 use super::catalogue::{Model, SERVED, Target, Version};
 use super::datasets::Opened;
 use super::error::ServiceError;
@@ -105,18 +106,20 @@ async fn fit_and_store(
     let events = service.catalogue.channel(model);
     let added = service
         .writer
-        .run(
+        .change(
             async move |writer: &mut Connection| {
                 if store::datasets::erased_since(writer, read.0, read.1).await? {
                     return Err(ServiceError::Conflict("rows of the dataset were erased while it was being fitted; fit it again"));
                 }
                 let added = store::models::add_version(writer, &name, &text, bytes).await?;
+                let before = audit::served(writer, added.model.id).await?;
                 if serve {
                     store::models::set_alias(writer, added.model.id, SERVED, added.version.version, None).await?;
                 }
                 store::jobs::finish(writer, &job, JobState::Succeeded.as_str(), Some(added.version.version), None).await?;
                 let version = Arc::new(Version::new(&name, &added.version, Some(state), events)?);
-                Ok((added.model, version))
+                let after = audit::fitted(version.number, serve);
+                Ok(Changed::new((added.model, version), "fit", &name, before, Some(after)))
             },
             move |(row, version)| {
                 publisher.catalogue.change(&row.name, |model| {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::audit;
 use super::error::ServiceError;
 use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::Fault;
@@ -308,7 +309,8 @@ impl Service {
             return Ok(Replayable { value: self.wait_for(&asked.value.job, wait).await?, replayed: true });
         }
         let running = self.jobs.insert(&id, kind, model);
-        tokio::spawn(run(self.clone(), running, work));
+        // What it changes, it changes in the name of who asked for it.
+        tokio::spawn(audit::by(audit::Actor::current(), run(self.clone(), running, work)));
         Ok(Replayable::fresh(self.wait_for(&id, wait).await?))
     }
 

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::audit::{self, Actor, Changed};
 use super::error::ServiceError;
 use super::rate::{Bucket, Rate};
 use super::{IdempotencyKey, Replayable, Service};
@@ -317,6 +319,26 @@ async fn new_row(writer: &mut Connection, grant: &Grant) -> Result<(KeyRow, Toke
     Ok((row, token))
 }
 
+/// A key that was made, and its record: what it allows.
+fn made(row: KeyRow, token: Token) -> Changed<(KeyRow, Token)> {
+    let patterns = |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    let after = json!({
+        "scopes": row.scopes, "models": patterns(&row.models), "datasets": patterns(&row.datasets), "expires_at": row.expires_at,
+    });
+    let id = row.id.clone();
+    Changed::new((row, token), "key.make", &id, None, Some(after))
+}
+
+/// Revokes a key; one that was revoked before stays as it is.
+async fn revoke(writer: &mut Connection, id: &str) -> Result<Changed<()>, ServiceError> {
+    let before = store::keys::find(writer, id).await?.ok_or(ServiceError::KeyNotFound)?;
+    store::keys::revoke(writer, id).await?;
+    if before.revoked_at.is_some() {
+        return Ok(Changed::nothing(()));
+    }
+    Ok(Changed::new((), "key.revoke", id, Some(json!({"scopes": before.scopes})), None))
+}
+
 /// Where in a request the fault is.
 fn refused(error: KeyError) -> ServiceError {
     let pointer = match error {
@@ -353,15 +375,15 @@ impl Service {
                 && let Some(before) = key.replay::<MadeBefore>(writer).await?
             {
                 let row = store::keys::find(writer, &before.value.key).await?.ok_or(ServiceError::KeyNotFound)?;
-                return Ok((row, None));
+                return Ok(Changed::nothing((row, None)));
             }
             let (row, token) = new_row(writer, &grant).await?;
             if let Some(key) = &idempotency {
                 key.remember(writer, &MadeBefore { key: row.id.clone() }, About::Nothing).await?;
             }
-            Ok((row, Some(token)))
+            Ok(made(row, token).map(|(row, token)| (row, Some(token))))
         };
-        let (row, token) = self.writer.run(work, |_| {}).await?;
+        let (row, token) = self.writer.change(work, |_| {}).await?;
         self.renew_keys().await?;
         let replayed = token.is_none();
         Ok(Replayable { value: Made { key: Key::of(row)?, token }, replayed })
@@ -388,10 +410,8 @@ impl Service {
     /// # Errors
     /// There is none of this id.
     pub async fn revoke_key(&self, id: String) -> Result<(), ServiceError> {
-        let work = async move |writer: &mut Connection| Ok(store::keys::revoke(writer, &id).await?);
-        let found = self.writer.run(work, |_| {}).await?;
-        self.renew_keys().await?;
-        if found { Ok(()) } else { Err(ServiceError::KeyNotFound) }
+        self.writer.change(async move |writer: &mut Connection| revoke(writer, &id).await, |()| {}).await?;
+        self.renew_keys().await
     }
 
     /// What was changed here counts at once.
@@ -407,7 +427,11 @@ impl Service {
 pub async fn make_in(database: &Path, grant: &Grant) -> Result<(Key, Token), ServiceError> {
     grant.check(Timestamp::now()).map_err(refused)?;
     let mut beside = Beside::open(database).await?;
-    let (row, token) = beside.run(async |writer: &mut Connection| new_row(writer, grant).await).await?;
+    let work = async |writer: &mut Connection| {
+        let (row, token) = new_row(writer, grant).await?;
+        audit::keep(writer, &Actor::at_the_command_line(), made(row, token)).await
+    };
+    let (row, token) = beside.run(work).await?;
     beside.close().await?;
     Ok((Key::of(row)?, token))
 }
@@ -429,7 +453,11 @@ pub async fn all_in(database: &Path) -> Result<Vec<Key>, ServiceError> {
 /// There is none of this id; the database.
 pub async fn revoke_in(database: &Path, id: &str) -> Result<(), ServiceError> {
     let mut beside = Beside::open(database).await?;
-    let found = beside.run(async |writer: &mut Connection| store::keys::revoke(writer, id).await).await?;
+    let work = async |writer: &mut Connection| {
+        let revoked = revoke(writer, id).await?;
+        audit::keep(writer, &Actor::at_the_command_line(), revoked).await
+    };
+    let revoked = beside.run(work).await;
     beside.close().await?;
-    if found { Ok(()) } else { Err(ServiceError::KeyNotFound) }
+    revoked
 }

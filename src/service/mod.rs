@@ -5,6 +5,7 @@
 
 mod arriving;
 mod aside;
+pub mod audit;
 pub mod backup;
 mod catalogue;
 pub mod check;
@@ -209,7 +210,11 @@ impl Service {
         let aliases = store::models::all_aliases(&mut connection).await?;
         let splits = store::traffic::all(&mut connection).await?;
         drop(connection);
-        let held: Vec<_> = aliases.iter().filter_map(|row| Some((row.model, row.alias.clone(), row.version, row.sequence?))).collect();
+        let held: Vec<_> = aliases
+            .iter()
+            .filter(|row| !row.damaged)
+            .filter_map(|row| Some((row.model, row.alias.clone(), row.version, row.sequence?)))
+            .collect();
         self.catalogue.fill(models, versions, aliases, &splits)?;
         let models = self.catalogue.all();
         let loaded = self.load(&models).await?;

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
+use super::audit::Changed;
 use super::catalogue::{LATEST, Model, Target, Version};
 use super::error::ServiceError;
 use super::events::Channel;
@@ -101,14 +104,17 @@ impl Service {
         let created = !model.aliases.contains_key(&alias);
         let publisher = self.clone();
         self.writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     // The version may have been deleted since it was looked up.
                     if !store::models::has_version(writer, model.id, version).await? {
                         return Err(ServiceError::VersionNotFound);
                     }
+                    let before = store::models::alias(writer, model.id, &alias).await?;
                     store::models::set_alias(writer, model.id, &alias, version, sequence).await?;
-                    Ok((model.name.clone(), alias))
+                    let (before, after) = (before.map(|before| pointing(&alias, before)), pointing(&alias, (version, sequence)));
+                    let name = model.name.clone();
+                    Ok(Changed::new((name.clone(), alias), "alias.set", &name, before, Some(after)))
                 },
                 move |(name, alias)| {
                     publisher.catalogue.change(name, |model| {
@@ -139,11 +145,13 @@ impl Service {
         }
         let publisher = self.clone();
         self.writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     traffic::check_unnamed(writer, model.id, &alias).await?;
+                    let before = store::models::alias(writer, model.id, &alias).await?.map(|before| pointing(&alias, before));
                     store::models::delete_alias(writer, model.id, &alias).await?;
-                    Ok((model.name.clone(), alias))
+                    let name = model.name.clone();
+                    Ok(Changed::new((name.clone(), alias), "alias.delete", &name, before, None))
                 },
                 move |(name, alias)| {
                     publisher.catalogue.change(name, |model| {
@@ -168,14 +176,16 @@ impl Service {
         self.check_model_tags(&model.name, if_match.as_deref())?;
         let publisher = self.clone();
         self.writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     store::models::delete(writer, model.id).await?;
-                    Ok(model.name.clone())
+                    let versions: Vec<u64> = model.versions.keys().chain(model.lost.keys()).copied().collect();
+                    let name = model.name.clone();
+                    Ok(Changed::new(name.clone(), "model.delete", &name, Some(json!({"versions": versions})), None))
                 },
                 move |name| {
                     publisher.catalogue.change(name, |_| None);
-                    publisher.catalogue.channel(name).send("deleted", &serde_json::json!({"model": name}));
+                    publisher.catalogue.channel(name).send("deleted", &json!({"model": name}));
                 },
             )
             .await?;
@@ -196,14 +206,15 @@ impl Service {
         };
         let publisher = self.clone();
         self.writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     if store::models::has_alias(writer, model.id, number).await? {
                         return Err(ServiceError::Conflict("an alias points to this version; move the alias first"));
                     }
                     traffic::check_unnamed(writer, model.id, &number.to_string()).await?;
                     store::models::delete_version(writer, id).await?;
-                    Ok((model.name.clone(), number))
+                    let name = model.name.clone();
+                    Ok(Changed::new((name.clone(), number), "version.delete", &name, Some(json!({"version": number})), None))
                 },
                 move |(name, number)| {
                     publisher.catalogue.change(name, |model| {
@@ -228,6 +239,11 @@ impl Service {
             _ => Err(ServiceError::Precondition),
         }
     }
+}
+
+/// What an alias points at, as the audit log has it.
+fn pointing(alias: &str, (version, sequence): (u64, Option<u64>)) -> serde_json::Value {
+    json!({"alias": alias, "version": version, "sequence": sequence})
 }
 
 /// The inner text of a version's ETag.

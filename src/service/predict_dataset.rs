@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::arriving::numbered;
 use super::aside::aside;
+use super::audit::Changed;
 use super::datasets::{self, CHUNKS, Encoded, Opened};
 use super::error::ServiceError;
 use super::jobs::{Job, JobKind, JobState, Running};
@@ -223,14 +224,18 @@ async fn predict_and_store(service: &Arc<Service>, running: &Arc<Running>, plan:
     let version = origin.version;
     service
         .writer
-        .run(
+        .change(
             async move |writer: &mut Connection| {
+                let before = store::datasets::find(writer, &into).await?;
                 datasets::check_replaced(writer, &into, if_match.as_deref()).await?;
                 let summary = datasets::encode_summary(&summary)?;
                 let origin = serde_json::to_string(&origin).map_err(|_| ServiceError::Internal("an origin does not encode"))?;
                 store::datasets::replace(writer, &into, &Landing { segment, rows, bytes, summary: &summary, origin: Some(&origin) })
                     .await?;
-                Ok(store::jobs::finish(writer, &job, JobState::Succeeded.as_str(), Some(version), None).await?)
+                store::jobs::finish(writer, &job, JobState::Succeeded.as_str(), Some(version), None).await?;
+                let after = store::datasets::find(writer, &into).await?;
+                let (before, after) = (before.as_ref().map(datasets::standing), after.as_ref().map(datasets::standing));
+                Ok(Changed::new((), "dataset.predictions", &into, before, after))
             },
             |()| {},
         )

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Service;
 use super::aside::aside;
+use super::audit::{self, Changed};
 use super::catalogue::{SERVED, Target, Version};
 use super::error::ServiceError;
 use crate::features::RowBuffer;
@@ -56,17 +57,20 @@ async fn refit(service: &Arc<Service>, drifted: Drifted) -> Result<u64, ServiceE
     let (publisher, events) = (service.clone(), version.events.clone());
     let added = service
         .writer
-        .run(
+        .change(
             async move |writer: &mut Connection| {
                 if !store::models::version_exists(writer, old.id).await? {
                     return Err(ServiceError::VersionNotFound);
                 }
                 let added = store::models::add_version(writer, &name, &text, bytes).await?;
+                let before = audit::served(writer, added.model.id).await?;
                 let serve = store::models::serves(writer, added.model.id, SERVED, old.number).await?;
                 if serve {
                     store::models::set_alias(writer, added.model.id, SERVED, added.version.version, None).await?;
                 }
-                Ok((Arc::new(Version::new(&name, &added.version, Some(state), events)?), serve))
+                let version = Arc::new(Version::new(&name, &added.version, Some(state), events)?);
+                let after = audit::fitted(version.number, serve);
+                Ok(Changed::new((version, serve), "refit", &name, before, Some(after)))
             },
             move |(version, serve)| {
                 publisher.catalogue.change(&version.model, |model| {

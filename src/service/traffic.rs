@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::audit::Changed;
 use super::catalogue::{Model, Version};
 use super::error::ServiceError;
 use super::{IdempotencyKey, Replayable, Service};
@@ -596,12 +597,12 @@ impl Service {
         }
         let publisher = self.clone();
         self.writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     if let Some(key) = &idempotency
                         && let Some(replayed) = key.replay::<SplitSet>(writer).await?
                     {
-                        return Ok((replayed, None));
+                        return Ok(Changed::nothing((replayed, None)));
                     }
                     let before = store::traffic::find(writer, model.id).await?;
                     check_tag(before.as_ref(), if_match.as_deref())?;
@@ -618,7 +619,8 @@ impl Service {
                     if let Some(key) = &idempotency {
                         key.remember(writer, &set, About::Nothing).await?;
                     }
-                    Ok((Replayable::fresh(set), Some(row)))
+                    let (name, before, after) = (model.name.clone(), before.as_ref().map(planned), planned(&row));
+                    Ok(Changed::new((Replayable::fresh(set), Some(row)), "traffic.set", &name, before, Some(after)))
                 },
                 move |(set, row)| {
                     let Some(row) = row else { return };
@@ -651,13 +653,14 @@ impl Service {
         let model = self.catalogue.model(model)?;
         let publisher = self.clone();
         self.writer
-            .run(
+            .change(
                 async move |writer: &mut Connection| {
                     let before = store::traffic::find(writer, model.id).await?;
                     check_tag(before.as_ref(), if_match.as_deref())?;
-                    before.ok_or(ServiceError::TrafficNotFound)?;
+                    let before = before.ok_or(ServiceError::TrafficNotFound)?;
                     store::traffic::remove(writer, model.id).await?;
-                    Ok(model.name.clone())
+                    let name = model.name.clone();
+                    Ok(Changed::new(name.clone(), "traffic.end", &name, Some(planned(&before)), None))
                 },
                 move |name| {
                     publisher.catalogue.change(name, |model| {
@@ -773,6 +776,11 @@ pub(super) async fn check_unnamed(connection: &mut Connection, model: i64, name:
         return Err(ServiceError::Conflict("the model's split of traffic names it; change or end the split first"));
     }
     Ok(())
+}
+
+/// A split, as the audit log has it.
+fn planned(row: &TrafficRow) -> serde_json::Value {
+    json!({"revision": row.revision, "plan": serde_json::from_str::<serde_json::Value>(&row.plan).unwrap_or_default()})
 }
 
 /// What the labels say, from its stored form.

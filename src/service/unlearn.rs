@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::audit::Changed;
 use super::catalogue::Version;
 use super::datasets::{self, Description, Landed, Opened};
 use super::error::ServiceError;
@@ -125,7 +126,7 @@ impl Service {
             let before = &opened.description.row;
             let same = now.is_some_and(|now| (now.id, now.revision) == (before.id, before.revision));
             if !same || !service.fitted_on(&opened.description).keys().eq(fitted.keys()) {
-                return Ok(None);
+                return Ok(Changed::nothing(None));
             }
             for change in &mut changes {
                 commit(writer, change).await?;
@@ -137,14 +138,15 @@ impl Service {
             idempotency::change(writer, kept, |landed: &mut Landed| landed.dataset.summary.clone_from(&text)).await?;
             let row = store::datasets::find(writer, &before.name).await?;
             let row = row.ok_or(ServiceError::Internal("a dataset is not there that was just written"))?;
-            Ok(Some((Description { row, summary }, changes)))
+            let (name, before, after) = (before.name.clone(), datasets::standing(before), datasets::standing(&row));
+            Ok(Changed::new(Some((Description { row, summary }, changes)), "dataset.erase", &name, Some(before), Some(after)))
         };
         let publish = move |done: &Option<(Description, Vec<Change>)>| {
             for (dataset, change) in done.iter().flat_map(|(dataset, changes)| changes.iter().map(move |change| (dataset, change))) {
                 change.publish(&publisher, &dataset.row.name, erased);
             }
         };
-        let Some((dataset, changes)) = self.writer.run_alone(work, publish).await? else { return Ok(None) };
+        let Some((dataset, changes)) = self.writer.change_alone(work, publish).await? else { return Ok(None) };
         drop(alone);
         let mut done = ErasedRows { dataset, erased, unlearnt: Vec::new(), kept: Vec::new() };
         for Change { version, states, reason, .. } in changes {

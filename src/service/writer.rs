@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::audit::{self, Actor, Changed};
 use super::error::ServiceError;
 use super::learn::{self, UpdateRequest};
 use super::refit::Drifted;
@@ -120,17 +121,30 @@ impl Writer {
         self.queue(false, work, publish).await
     }
 
+    /// The same for what somebody asked for and may have to answer for: what `work` says of it goes into the audit log, in the same transaction.
+    ///
+    /// # Errors
+    /// As [`Writer::run`].
+    pub(crate) async fn change<T, F, P>(&self, work: F, publish: P) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&mut Connection) -> Result<Changed<T>, ServiceError> + Send + 'static,
+        P: FnOnce(&T) + Send + 'static,
+    {
+        self.queue(false, audited(work), publish).await
+    }
+
     /// The same in a commit of its own, which no update shares.
     ///
     /// # Errors
     /// As [`Writer::run`].
-    pub(crate) async fn run_alone<T, F, P>(&self, work: F, publish: P) -> Result<T, ServiceError>
+    pub(crate) async fn change_alone<T, F, P>(&self, work: F, publish: P) -> Result<T, ServiceError>
     where
         T: Send + 'static,
-        F: AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send + 'static,
+        F: AsyncFnOnce(&mut Connection) -> Result<Changed<T>, ServiceError> + Send + 'static,
         P: FnOnce(&T) + Send + 'static,
     {
-        self.queue(true, work, publish).await
+        self.queue(true, audited(work), publish).await
     }
 
     async fn queue<T, F, P>(&self, alone: bool, work: F, publish: P) -> Result<T, ServiceError>
@@ -170,6 +184,19 @@ impl Writer {
             return Err(ServiceError::Unavailable("the database can no longer be written"));
         }
         self.queue.send(message).await.map_err(|_| ServiceError::Unavailable("the server is stopping"))
+    }
+}
+
+/// Work that leaves its record in the audit log, in the name of who asks for it now.
+fn audited<T, F>(work: F) -> impl AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send + 'static
+where
+    T: Send + 'static,
+    F: AsyncFnOnce(&mut Connection) -> Result<Changed<T>, ServiceError> + Send + 'static,
+{
+    let actor = Actor::current();
+    async move |writer: &mut Connection| {
+        let changed = work(writer).await?;
+        audit::keep(writer, &actor, changed).await
     }
 }
 
@@ -337,7 +364,61 @@ async fn apply_group(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::store::Store;
+    use crate::store::datasets::Landing;
+
+    /// What a piece of work does besides its change.
+    #[derive(Clone, Copy)]
+    enum Besides {
+        Nothing,
+        /// Its commit fails.
+        Doom,
+        /// It says afterwards that it is not to be.
+        Refusal,
+    }
+
+    async fn put(writer: &Writer, name: &'static str, besides: Besides) -> Result<(), ServiceError> {
+        let work = async move |writer: &mut Connection| {
+            let segment = store::datasets::create_segment(writer).await?;
+            store::datasets::replace(writer, name, &Landing { segment, rows: 0, bytes: 0, summary: "{}", origin: None }).await?;
+            match besides {
+                Besides::Nothing => {}
+                Besides::Doom => store::doom(writer).await?,
+                Besides::Refusal => return Err(ServiceError::DatasetNotFound),
+            }
+            Ok(Changed::new((), "dataset.put", name, None, None))
+        };
+        writer.change(work, |()| {}).await
+    }
+
+    #[tokio::test]
+    async fn a_change_and_its_record_are_there_both_or_neither() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, connection) = Store::open(&folder.path().join("lsqd.db"), 2).await.unwrap();
+        let (writer, thread, _alarm) = Writer::start(connection, mpsc::unbounded_channel().0).unwrap();
+        let there = async || {
+            let mut reader = store.read().await.unwrap();
+            let names: Vec<_> = store::datasets::list(&mut reader, "", 9).await.unwrap().into_iter().map(|row| row.name).collect();
+            let records: Vec<_> =
+                store::audit::list(&mut reader, 0, 9).await.unwrap().into_iter().map(|entry| (entry.id, entry.subject)).collect();
+            (names, records)
+        };
+        put(&writer, "a", Besides::Nothing).await.unwrap();
+        assert!(put(&writer, "b", Besides::Doom).await.is_err());
+        assert!(put(&writer, "c", Besides::Refusal).await.is_err());
+        put(&writer, "d", Besides::Nothing).await.unwrap();
+        let both = (vec!["a".to_owned(), "d".to_owned()], vec![(1, "a".to_owned()), (2, "d".to_owned())]);
+        assert_eq!(there().await, both);
+        // Where no record can be written, nothing can be changed.
+        writer.run(async |writer: &mut Connection| Ok(store::audit::refuse_records(writer).await?), |()| {}).await.unwrap();
+        assert!(put(&writer, "e", Besides::Nothing).await.is_err());
+        assert_eq!(there().await, both);
+        drop(writer);
+        store.close().await;
+        tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
+    }
 
     #[test]
     fn a_group_waits_for_those_of_the_last_but_not_longer_than_a_commit() {

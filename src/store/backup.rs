@@ -173,7 +173,10 @@ pub async fn copy(from: &Path, to: &Path, go_on: impl Fn() -> bool + Send + 'sta
 const INTERRUPT: i32 = 9;
 
 /// Opens a file that nobody else knows of yet to write it: a power cut may spoil it, for it has not got its name.
-async fn open_partial(path: &Path) -> Result<Connection, StoreError> {
+///
+/// # Errors
+/// The database's.
+pub async fn open_partial(path: &Path) -> Result<Connection, StoreError> {
     let options = SqliteConnectOptions::new().filename(path).journal_mode(SqliteJournalMode::Memory).synchronous(SqliteSynchronous::Off);
     Ok(options.pragma("trusted_schema", "OFF").pragma("secure_delete", "ON").disable_statement_logging().connect().await?)
 }

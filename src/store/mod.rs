@@ -5,6 +5,7 @@
 //! One file a table family; every function takes the connection it works on, so that the caller decides what is one transaction.
 //! This is not the place where things are ordered or published: that is `service`.
 
+pub mod audit;
 pub mod backup;
 pub mod check;
 pub mod datasets;
@@ -167,6 +168,14 @@ pub async fn commit(writer: &mut Connection) -> Result<(), StoreError> {
 /// Rolls the transaction back, whatever state it is in.
 pub async fn rollback(writer: &mut Connection) -> Result<(), StoreError> {
     sqlx::query("ROLLBACK").execute(writer).await?;
+    Ok(())
+}
+
+/// Makes the commit of this transaction fail, and nothing before it.
+#[cfg(test)]
+pub(crate) async fn doom(writer: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("PRAGMA defer_foreign_keys = ON").execute(&mut *writer).await?;
+    sqlx::query("INSERT INTO aliases (model_id, alias, version) VALUES (-1, 'of nothing', 1)").execute(writer).await?;
     Ok(())
 }
 

@@ -41,6 +41,8 @@ pub struct AliasRow {
     pub version: u64,
     /// The sequence at which it is held.
     pub sequence: Option<u64>,
+    /// Whether it is not what was written.
+    pub damaged: bool,
 }
 
 /// All models, by name.
@@ -74,17 +76,21 @@ pub async fn all_versions(connection: &mut Connection) -> Result<Vec<VersionRow>
 
 /// All aliases of all models.
 pub async fn all_aliases(connection: &mut Connection) -> Result<Vec<AliasRow>, StoreError> {
-    let rows = sqlx::query("SELECT model_id, alias, version, sequence FROM aliases ORDER BY model_id, alias").fetch_all(connection).await?;
+    let query = "SELECT model_id, alias, version, sequence, checksum FROM aliases ORDER BY model_id, alias";
+    let rows = sqlx::query(query).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
-            Ok(AliasRow {
-                model: row.try_get(0)?,
-                alias: row.try_get(1)?,
-                version: row.try_get::<i64, _>(2)?.unsigned_abs(),
-                sequence: row.try_get::<Option<i64>, _>(3)?.map(i64::unsigned_abs),
-            })
+            let (model, alias): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+            let (version, sequence): (i64, Option<i64>) = (row.try_get(2)?, row.try_get(3)?);
+            let known: Option<i64> = row.try_get(4)?;
+            let damaged = known.is_some_and(|known| known != alias_checksum(model, &alias, version, sequence));
+            Ok(AliasRow { model, alias, version: version.unsigned_abs(), sequence: sequence.map(i64::unsigned_abs), damaged })
         })
         .collect()
+}
+
+fn alias_checksum(model: i64, alias: &str, version: i64, sequence: Option<i64>) -> i64 {
+    i64::from(checksum(alias.as_bytes(), &[model, version, i64::from(sequence.is_some()), sequence.unwrap_or(0)], &[]))
 }
 
 /// What stands between a document and its checksum.
@@ -213,16 +219,27 @@ pub async fn add_version(writer: &mut Connection, model: &str, document: &str, s
 /// Points an alias at a version, as it stands or as it stood at a sequence.
 pub async fn set_alias(writer: &mut Connection, model: i64, alias: &str, version: u64, sequence: Option<u64>) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO aliases (model_id, alias, version, sequence) VALUES (?, ?, ?, ?)
-         ON CONFLICT DO UPDATE SET version = excluded.version, sequence = excluded.sequence",
+        "INSERT INTO aliases (model_id, alias, version, sequence, checksum) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET version = excluded.version, sequence = excluded.sequence, checksum = excluded.checksum",
     )
     .bind(model)
     .bind(alias)
     .bind(version.cast_signed())
     .bind(sequence.map(u64::cast_signed))
+    .bind(alias_checksum(model, alias, version.cast_signed(), sequence.map(u64::cast_signed)))
     .execute(writer)
     .await?;
     Ok(())
+}
+
+/// What an alias points at, and the sequence at which it is held.
+pub async fn alias(connection: &mut Connection, model: i64, alias: &str) -> Result<Option<(u64, Option<u64>)>, StoreError> {
+    let row: Option<(i64, Option<i64>)> = sqlx::query_as("SELECT version, sequence FROM aliases WHERE model_id = ? AND alias = ?")
+        .bind(model)
+        .bind(alias)
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.map(|(version, sequence)| (version.unsigned_abs(), sequence.map(i64::unsigned_abs))))
 }
 
 /// Removes an alias.

@@ -89,7 +89,7 @@ fn scopes(operation: &Value) -> Vec<&str> {
 }
 
 /// Runs the program; what it wrote to stdout.
-fn lsqd(server: &Server, arguments: &[&str]) -> String {
+pub(crate) fn lsqd(server: &Server, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_lsqd")).args(arguments).arg("--database").arg(server.database()).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -8,11 +8,13 @@
 //! - [`erasures`]: a row of a dataset that is erased when the server is killed is gone from the table and from what a version knows, or from
 //!   neither.
 //! - [`backups`]: a backup that is made while rows are learnt is, once restored, the models of its sequences to the last bit.
+//! - [`audit`]: each change is there with its record in the audit log, or neither is.
 //!
 //! A disk that fails and a power that is cut are in `tests/faults`. What is promised and how it is shown: `docs/reliability.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod audit;
 mod backups;
 mod erasures;
 mod repeats;
@@ -307,7 +309,8 @@ async fn the_bytes_of_a_state_are_those_of_a_replay_in_a_fresh_process() {
 async fn a_failed_write_ends_the_process_with_a_failure() {
     let directory = tempfile::tempdir().unwrap();
     let database = directory.path().join("lsqd.db");
-    let mut server = Server::start_with_small_files(&database, 1_600).await;
+    // Room for the migrations, which grow in number, and for some updates.
+    let mut server = Server::start_with_small_files(&database, 2_400).await;
     server.fit("m").await;
     let mut acknowledged = 0;
     let refusal = loop {
