@@ -2,8 +2,7 @@
 
 Started by benches/serving, once for each peer, with the Python that bench/run-serving has made for it. The model is fitted to the same table
 as lsqd's. Each peer is set up as its own documentation does for speed: no log line a request, uvloop and httptools, a handler that is not sent
-to another thread; MLServer answers in its own process, which is faster for a model as small as this than its default of handing each request to
-another one.
+to another thread; MLServer answers in its own process, which spares it the way to another one that its default takes.
 
 Usage: serving.py fastapi|mlserver TABLE     the table is a CSV file whose last column is the response
 """

@@ -1,7 +1,7 @@
 //! The audit log: who asked for a change, and what it was.
 //!
 //! Who asks is known where the request comes in, and what changes where it is done, many calls below. In between it is carried by the task
-//! ([`by`]), and by a job that outlives its request. [`keep`] is the one place where a record is written: in the transaction of the change, so
+//! ([`by`]), and by a job that outlives its request. `keep` is where a record is written: in the transaction of the change, so
 //! that there is no change without a record, and no record without a change. The writer calls it for all that somebody asked a server for;
 //! what is done at the command line does so for itself.
 
