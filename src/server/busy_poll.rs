@@ -10,10 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// A core that was offered and comes back later than this was wanted by others.
-const WANTED: Duration = Duration::from_micros(10);
-/// How long it is left to them then. Also bounds what looking in vain costs: one patience in so long a time.
+/// A core that was offered and comes back later than this was wanted by others. A client that answers an answer takes less.
+const WANTED: Duration = Duration::from_micros(40);
+/// How long it is left to them then, at least. Also bounds what looking in vain costs: one patience in so long a time.
 const REST: Duration = Duration::from_millis(1);
+/// And at most, after it was wanted again and again.
+const LONGEST_REST: Duration = Duration::from_millis(256);
+/// Whoever could look for so long has the core for itself.
+const UNDISTURBED: Duration = Duration::from_millis(2);
 
 /// What a serving thread and its connections share.
 #[derive(Debug, Default)]
@@ -35,22 +39,26 @@ impl BusyPoll {
         if patience.is_zero() {
             return std::future::pending().await;
         }
+        let mut rest = REST;
         loop {
             self.awake.notified().await;
-            self.look(patience).await;
-            tokio::time::sleep(REST).await;
+            let begun = Instant::now();
+            let wanted = self.look(patience).await;
+            // To be put off costs the connections of this thread up to a slice of the other's time, so it must not happen often.
+            rest = if wanted && begun.elapsed() < UNDISTURBED { LONGEST_REST.min(2 * rest) } else { REST };
+            tokio::time::sleep(rest).await;
         }
     }
 
-    /// Until the last answer is `patience` ago, or somebody else wants the core.
-    async fn look(&self, patience: Duration) {
+    /// Until the last answer is `patience` ago, or somebody else wants the core; whether it is that.
+    async fn look(&self, patience: Duration) -> bool {
         let mut answered = self.answered.load(Ordering::Relaxed);
         let mut now = Instant::now();
         let mut until = now + patience;
         while now < until {
             std::thread::yield_now();
             if now.elapsed() > WANTED {
-                return;
+                return true;
             }
             // The loop looks at the sockets, without waiting for them, before it comes back here.
             tokio::task::yield_now().await;
@@ -61,6 +69,7 @@ impl BusyPoll {
                 until = now + patience;
             }
         }
+        false
     }
 }
 
@@ -95,7 +104,7 @@ mod tests {
                     break;
                 }
             }
-            during(20 * REST).await;
+            during(LONGEST_REST + 4 * REST).await;
             (most, during(20 * REST).await)
         });
         tokio::select! {
