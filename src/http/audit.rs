@@ -17,9 +17,7 @@ pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Response,
         text => text.parse::<u64>().map_err(|_| ServiceError::request("/after", "`after` is the `next` of an earlier page"))?,
     };
     let mut entries = app.service.audit(after, page.limit + 1).await?;
-    let more = entries.len() > page.limit as usize;
-    entries.truncate(page.limit as usize);
-    let next = more.then(|| entries.last().map(|last| last.id.to_string())).flatten();
+    let next = page.cut(&mut entries, |last| last.id.to_string());
     let items: Vec<Value> = entries.iter().map(view).collect();
     Ok(Json(json!({"items": items, "next": next})).into_response())
 }

@@ -48,9 +48,7 @@ pub(super) async fn describe(State(app): State<App>, Path(name): Path<String>, h
 
 pub(super) async fn list(State(app): State<App>, holder: Holder, page: Page) -> Result<Response, ApiError> {
     let mut items = app.service.list_datasets(&page.after, page.limit + 1, |name| holder.sees_dataset(name)).await?;
-    let more = items.len() > page.limit as usize;
-    items.truncate(page.limit as usize);
-    let next = more.then(|| items.last().map(|last| last.row.name.clone())).flatten();
+    let next = page.cut(&mut items, |last| last.row.name.clone());
     let items: Vec<Value> = items.iter().map(|dataset| view(&holder, dataset)).collect();
     Ok(Json(json!({"items": items, "next": next})).into_response())
 }

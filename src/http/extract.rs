@@ -142,6 +142,15 @@ pub(super) struct Page {
     pub(super) after: String,
 }
 
+impl Page {
+    /// Cuts what was read, one item more than the page holds, to the page; its `next`, if there is more.
+    pub(super) fn cut<T>(&self, items: &mut Vec<T>, next: impl FnOnce(&T) -> String) -> Option<String> {
+        let more = items.len() > self.limit as usize;
+        items.truncate(self.limit as usize);
+        if more { items.last().map(next) } else { None }
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Page {
     type Rejection = ApiError;
 
