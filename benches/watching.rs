@@ -123,6 +123,7 @@ async fn application(folder: &tempfile::TempDir, watch_inputs: bool) -> Outcome<
         overload: Arc::default(),
         default_model: None,
         cors: Arc::default(),
+        site: Arc::default(),
         metrics: String::new,
     });
     let mut random = StdRng::seed_from_u64(SEED);

@@ -30,6 +30,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// The files that connections are encrypted with, both in PEM form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, and behind it those that lead from it to one that clients know.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
 /// Everything the server is told when it starts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -39,6 +48,8 @@ pub struct Config {
     pub grpc_listen: Option<SocketAddr>,
     /// Where health and metrics are answered by themselves, if they are.
     pub metrics_listen: Option<SocketAddr>,
+    /// What every connection is encrypted with; without it none is.
+    pub tls: Option<TlsFiles>,
     /// The model behind addresses that name none.
     pub default_model: Option<String>,
     /// The database's file.
@@ -110,6 +121,8 @@ pub enum Command {
         authority: String,
         /// From the first `/` on.
         path: String,
+        /// The file of the certificate that it has to show, if it is asked over TLS.
+        certificate: Option<PathBuf>,
     },
     /// Write a backup of a database, whether its server runs or not.
     Backup {
@@ -293,6 +306,8 @@ settings! {
     listen          "LSQD_LISTEN"          "ADDRESS"  "127.0.0.1:8080" "Address and port to listen on";
     grpc_listen     "LSQD_GRPC_LISTEN"     "ADDRESS"  "off"            "Address and port for gRPC (Open Inference Protocol); off is none";
     metrics_listen  "LSQD_METRICS_LISTEN"  "ADDRESS"  "off"            "Address and port for health and metrics alone, answered also when all else is too much; off is none";
+    tls_certificate "LSQD_TLS_CERTIFICATE" "FILE"     ""               "Certificate that connections are encrypted with, and its chain (PEM); read again when it changes; none is plain HTTP";
+    tls_key         "LSQD_TLS_KEY"         "FILE"     ""               "Private key of that certificate (PEM)";
     default_model   "LSQD_DEFAULT_MODEL"   "NAME"     ""               "Model behind /invocations, which names none; empty is the only one there is";
     database        "LSQD_DATABASE"        "FILE"     "./lsqd.db"      "SQLite file that holds everything; made when absent";
     log_format      "LSQD_LOG_FORMAT"      "FORMAT"   "text"           "Log lines as text or json, on stderr";
@@ -321,7 +336,7 @@ settings! {
     key_burst       "LSQD_KEY_BURST"       "COUNT"    "auto"           "Requests that a key may send at once; auto is as many as in a second";
     storage_limit   "LSQD_STORAGE_LIMIT"   "SIZE"     "0"              "Largest size of the database; 0 is no limit";
     max_connections "LSQD_MAX_CONNECTIONS" "COUNT"    "1024"           "Connections open at the same time; past that, new ones wait";
-    header_timeout  "LSQD_HEADER_TIMEOUT"  "DURATION" "10s"            "From the first byte of a request to the end of its header";
+    header_timeout  "LSQD_HEADER_TIMEOUT"  "DURATION" "10s"            "From the first byte of a request to the end of its header; and for a TLS handshake";
     body_timeout    "LSQD_BODY_TIMEOUT"    "DURATION" "30s"            "Longest time without a byte of a body, in either direction";
     idle_timeout    "LSQD_IDLE_TIMEOUT"    "DURATION" "75s"            "Longest time between two requests of a connection";
     drain_timeout   "LSQD_DRAIN_TIMEOUT"   "DURATION" "25s"            "How long open requests may take to end after SIGTERM";
@@ -460,16 +475,19 @@ fn resolve(line: CommandLine, environment: &dyn Fn(&str) -> Option<OsString>) ->
         Some(Verb::Backup { to, force }) => Ok(Command::Backup { database: the_database(line.flags, named)?, to, force }),
         Some(Verb::Restore { from, force }) => Ok(Command::Restore { from, database: the_database(line.flags, named)?, force }),
         Some(Verb::Check { repair, json }) => Ok(Command::Check { database: the_database(line.flags, named)?, repair, json }),
-        Some(Verb::Health { url: Some(url) }) => health_url(&url),
-        Some(Verb::Health { url: None }) => {
-            // Only the address matters to the one who asks: the database may belong to somebody else.
+        Some(Verb::Health { url }) => {
+            // Only the address matters to the one who asks, and what is shown there: the database may belong to somebody else.
             let texts = Texts::gather(line.flags, environment, &File::read(named)?);
             let mut faults = Vec::new();
+            let certificate = texts.tls_certificate.check(&mut faults, optional_file).flatten();
+            if let Some(url) = url {
+                return if faults.is_empty() { health_url(&url, certificate) } else { Err(Refusal(faults)) };
+            }
             let listen = texts.listen.check(&mut faults, address);
             let watched = texts.metrics_listen.check(&mut faults, optional_address);
             // Where that is answered by itself, it is answered whatever else there is to do.
             let listen = listen.zip(watched).map(|(listen, watched)| watched.unwrap_or(listen)).ok_or(Refusal(faults))?;
-            Ok(Command::Health { authority: reachable(listen).to_string(), path: "/readyz".to_owned() })
+            Ok(Command::Health { authority: reachable(listen).to_string(), path: "/readyz".to_owned(), certificate })
         }
         Some(Verb::Key { command }) => {
             let texts = Texts::gather(line.flags, environment, &File::read(named)?);
@@ -484,16 +502,25 @@ fn resolve(line: CommandLine, environment: &dyn Fn(&str) -> Option<OsString>) ->
     }
 }
 
-/// `http://host:port/path`, of which the port and the path may be missing.
-fn health_url(url: &str) -> Result<Command, Refusal> {
-    let rest = url.strip_prefix("http://").filter(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace));
+/// `http://host:port/path` or the same with `https`, of which the port and the path may be missing.
+fn health_url(url: &str, certificate: Option<PathBuf>) -> Result<Command, Refusal> {
+    let (rest, usual, certificate) = match url.strip_prefix("https://") {
+        // Nobody's word is taken for it but that of the file.
+        Some(_) if certificate.is_none() => {
+            return Err("--url is of https, and --tls-certificate does not say which certificate is the right one".to_owned().into());
+        }
+        Some(rest) => (Some(rest), 443, certificate),
+        None => (url.strip_prefix("http://"), 80, None),
+    };
+    let rest = rest.filter(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(char::is_whitespace));
     let Some(rest) = rest else {
         return Err(format!("--url is not of the form http://host:port/path: {url:?}").into());
     };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
-    let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-    Ok(Command::Health { authority, path: if path.is_empty() { "/readyz".to_owned() } else { path.to_owned() } })
+    let authority = if has_port { authority.to_owned() } else { format!("{authority}:{usual}") };
+    let path = if path.is_empty() { "/readyz" } else { path }.to_owned();
+    Ok(Command::Health { authority, path, certificate })
 }
 
 /// The address under which this machine reaches a server that listens on `listen`.
@@ -523,6 +550,17 @@ impl Config {
         let listen = texts.listen.check(&mut faults, address);
         let grpc_listen = texts.grpc_listen.check(&mut faults, optional_address);
         let metrics_listen = texts.metrics_listen.check(&mut faults, optional_address);
+        let tls = (texts.tls_certificate.check(&mut faults, optional_file), texts.tls_key.check(&mut faults, optional_file));
+        let tls = match (tls.0.flatten(), tls.1.flatten()) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (certificate, _) => {
+                let texts = [&texts.tls_certificate, &texts.tls_key];
+                let [given, lacking] = if certificate.is_some() { texts } else { [texts[1], texts[0]] };
+                faults.push(format!("{} is set, and --{} is not: TLS needs both", given.place(), lacking.name.replace('_', "-")));
+                None
+            }
+        };
         let default_model = texts.default_model.check(&mut faults, default_model);
         let database = texts.database.check(&mut faults, database);
         let log_format = texts.log_format.check(&mut faults, log_format);
@@ -582,6 +620,7 @@ impl Config {
                 listen: listen?,
                 grpc_listen: grpc_listen?,
                 metrics_listen: metrics_listen?,
+                tls,
                 default_model: default_model?,
                 database: database?,
                 log_format: log_format?,
@@ -643,6 +682,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn optional_address(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" { Ok(None) } else { address(text).map(Some) }
+}
+
+fn optional_file(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
 fn database(text: &str) -> Result<PathBuf, String> {
@@ -907,6 +950,17 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_and_its_key_are_given_together() {
+        assert_eq!(config(&[], &[]).unwrap().tls, None);
+        let files = config(&["--tls-certificate", "c.pem"], &[("LSQD_TLS_KEY", "k.pem")]).unwrap().tls.unwrap();
+        assert_eq!((files.certificate.as_path(), files.key.as_path()), (Path::new("c.pem"), Path::new("k.pem")));
+        let message = refusal(&["--tls-certificate", "c.pem"], &[]);
+        assert_eq!(message, "error: --tls-certificate is set, and --tls-key is not: TLS needs both");
+        let message = refusal(&[], &[("LSQD_TLS_KEY", "k.pem")]);
+        assert_eq!(message, "error: the environment variable LSQD_TLS_KEY is set, and --tls-certificate is not: TLS needs both");
+    }
+
+    #[test]
     fn keys_are_of_the_database_that_the_settings_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.db");
@@ -960,7 +1014,8 @@ mod tests {
     #[test]
     fn health_asks_where_the_server_listens() {
         let ask = |arguments: &[&str], variables: &[(&str, &str)]| match command(arguments, variables).unwrap() {
-            Command::Health { authority, path } => format!("{authority} {path}"),
+            Command::Health { authority, path, certificate: None } => format!("{authority} {path}"),
+            Command::Health { authority, path, certificate: Some(file) } => format!("{authority} {path} {}", file.display()),
             other => format!("{other:?}"),
         };
         assert_eq!(ask(&["health"], &[("LSQD_LISTEN", "0.0.0.0:9000"), ("LSQD_DATABASE", "/nowhere/else/x.db")]), "127.0.0.1:9000 /readyz");
@@ -969,7 +1024,11 @@ mod tests {
         assert_eq!(ask(&["health", "--url", "http://lsqd:8080/livez"], &[]), "lsqd:8080 /livez");
         assert_eq!(ask(&["health", "--url", "http://lsqd"], &[]), "lsqd:80 /readyz");
         assert_eq!(ask(&["health", "--url", "http://[::1]/x"], &[]), "[::1]:80 /x");
-        assert!(command(&["health", "--url", "https://lsqd"], &[]).is_err());
+        assert!(command(&["health", "--url", "https://lsqd"], &[]).unwrap_err().to_string().contains("--tls-certificate"));
+        let encrypted = [("LSQD_TLS_CERTIFICATE", "c.pem"), ("LSQD_TLS_KEY", "k.pem")];
+        assert_eq!(ask(&["health"], &encrypted), "127.0.0.1:8080 /readyz c.pem");
+        assert_eq!(ask(&["health", "--url", "https://lsqd/livez"], &encrypted), "lsqd:443 /livez c.pem");
+        assert_eq!(ask(&["health", "--url", "http://lsqd"], &encrypted), "lsqd:80 /readyz");
         assert!(command(&["health", "--url", "http:///x"], &[]).is_err());
     }
     #[test]

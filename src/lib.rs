@@ -16,7 +16,7 @@
 //! | [`store`] | the database: SQL, and the layout of bytes | `model`, sqlx | axum, `service` |
 //! | [`service`] | the use cases: what happens in which order, and what is one transaction | all of the above | axum, SQL |
 //! | [`http`] | routes, wire structs, status codes | `service`, `model`, axum | faer, sqlx, `store` |
-//! | [`server`] | the accept loop: sockets, timeouts, the orderly end | `http`, `service`, `config` | what a request means |
+//! | [`server`] | the accept loop: sockets, TLS, timeouts, the orderly end | `http`, `service`, `config` | what a request means |
 //! | [`command`] | what the program does beside serving: keys | `service`, `model`, `config` | what a request means |
 //! | [`config`] | flags, environment and file, checked once | nothing of the above | |
 //! | [`telemetry`] | log lines, and the names of the metrics | `config` | |

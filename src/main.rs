@@ -19,7 +19,9 @@ use tokio::net::TcpListener;
 fn main() -> ExitCode {
     let outcome = match config::read() {
         Ok(Command::Serve(config)) => serve(*config).map(|()| ExitCode::SUCCESS),
-        Ok(Command::Health { authority, path }) => server::probe(&authority, &path).map(|()| ExitCode::SUCCESS),
+        Ok(Command::Health { authority, path, certificate }) => {
+            server::probe(&authority, &path, certificate.as_deref()).map(|()| ExitCode::SUCCESS)
+        }
         Ok(Command::Backup { database, to, force }) => alone(async move {
             let label = backup::write(&database, &to, force).await.map_err(|error| format!("no backup was written: {error}"))?;
             Ok((format!("{} was written\n{}", to.display(), sequences(&label.versions)), ExitCode::SUCCESS))
@@ -95,9 +97,10 @@ fn serve(config: Config) -> Result<(), String> {
         let address = http.local_addr().map_err(|error| error.to_string())?;
         let grpc_address = grpc.as_ref().map(TcpListener::local_addr).transpose().map_err(|error| error.to_string())?;
         let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose().map_err(|error| error.to_string())?;
+        let encrypted = config.tls.is_some();
         let server = Server::open(config, Listeners { http, grpc, metrics }).await.map_err(|failure| failure.to_string())?;
         // Nobody may be reading; that is no reason not to serve.
-        let _ = write!(std::io::stdout(), "{}", server::banner(address, grpc_address, metrics_address))
+        let _ = write!(std::io::stdout(), "{}", server::banner(address, grpc_address, metrics_address, encrypted))
             .and_then(|()| std::io::stdout().flush());
         server.run(signalled).await.map_err(|failure| failure.to_string())
     });

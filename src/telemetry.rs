@@ -20,6 +20,10 @@ pub const REQUESTS: &str = "lsqd_requests_total";
 pub const REQUEST_SECONDS: &str = "lsqd_request_seconds";
 /// Connections that are open.
 pub const CONNECTIONS: &str = "lsqd_connections";
+/// When the certificate that connections are encrypted with is over, in seconds since 1970.
+pub const CERTIFICATE_END: &str = "lsqd_tls_certificate_not_after_seconds";
+/// Whether what is in the files of certificate and key now cannot be used.
+pub const CERTIFICATE_REFUSED: &str = "lsqd_tls_certificate_refused";
 /// Requests of a `class` that are under way.
 pub const UNDER_WAY: &str = "lsqd_requests_under_way";
 /// Requests that were refused because too many of their `class` were under way.
@@ -143,6 +147,8 @@ fn describe() {
     describe_counter!(REQUESTS, "Requests answered, by route, method and status");
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds from a request's header to its response's header, by route");
     describe_gauge!(CONNECTIONS, "Connections that are open");
+    describe_gauge!(CERTIFICATE_END, Unit::Seconds, "When the certificate that connections are encrypted with is over, since 1970");
+    describe_gauge!(CERTIFICATE_REFUSED, "1 while the files hold a certificate and a key that cannot be used, and earlier ones are");
     describe_gauge!(UNDER_WAY, "Requests under way, by what they take");
     describe_counter!(SHED, "Requests refused because too many of their kind were under way");
     describe_gauge!(DATABASE_BYTES, Unit::Bytes, "Bytes of the database, with what it has let go of and may use again");

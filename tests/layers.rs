@@ -101,6 +101,16 @@ fn only_inference_knows_of_grpc_frames() {
 }
 
 #[test]
+fn only_the_server_knows_that_connections_are_encrypted() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    visit(&source, &["tokio_rustls"], &mut found);
+    let (inside, outside): (Vec<_>, Vec<_>) = found.into_iter().partition(|place| place.contains("src/server/"));
+    assert!(!inside.is_empty(), "connections are encrypted elsewhere now: move this wall");
+    assert!(outside.is_empty(), "the wall around TLS is broken:\n{}", outside.join("\n"));
+}
+
+#[test]
 fn the_walls_bite_on_planted_lines_and_on_nothing_else() {
     for (layer, line, bites) in [
         ("lsq", "use serde::Serialize;", true),

@@ -1,6 +1,6 @@
 //! Headers for the sake of browsers. Every reply says that it is what its type says, is no page to be framed, loads nothing, and that where
 //! somebody came from is told to nobody; one that says such a thing itself, as a page must, keeps its own. And pages of origins that are
-//! named in the settings may read replies, those of others may not.
+//! named in the settings may read replies, those of others may not. Where connections are encrypted, a reply says that they always are.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -11,6 +11,9 @@ const FOR_BROWSERS: [(HeaderName, HeaderValue); 3] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
 ];
+
+/// A year, in which a browser that was here asks for nothing in the clear (RFC 6797). Names below this one are not ours to speak for.
+const ENCRYPTED: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// How long a browser may remember what it was told it may ask, in seconds.
 const REMEMBERED: &str = "600";
@@ -58,8 +61,8 @@ impl Cors {
     }
 
     /// What a reply to a request says to browsers.
-    pub(super) fn of(&self, request: &HeaderMap) -> ForBrowsers {
-        ForBrowsers { readable: self.allowed(request), varies: !self.is_off() && !self.any }
+    pub(super) fn of(&self, request: &HeaderMap, encrypted: bool) -> ForBrowsers {
+        ForBrowsers { readable: self.allowed(request), varies: !self.is_off() && !self.any, encrypted }
     }
 }
 
@@ -70,6 +73,8 @@ pub(super) struct ForBrowsers {
     readable: Option<HeaderValue>,
     /// Whether another origin would be told otherwise.
     varies: bool,
+    /// Whether the connection is encrypted.
+    encrypted: bool,
 }
 
 impl ForBrowsers {
@@ -77,6 +82,9 @@ impl ForBrowsers {
     pub(super) fn add_to(self, headers: &mut HeaderMap) {
         for (name, value) in FOR_BROWSERS {
             headers.entry(name).or_insert(value);
+        }
+        if self.encrypted {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, ENCRYPTED);
         }
         if self.varies {
             headers.append(header::VARY, HeaderValue::from_static("origin"));
@@ -97,7 +105,7 @@ mod tests {
     fn a_page_keeps_the_policy_of_its_own() {
         let own = HeaderValue::from_static("default-src 'self'");
         let mut headers = HeaderMap::from_iter([(header::CONTENT_SECURITY_POLICY, own.clone())]);
-        Cors::default().of(&HeaderMap::new()).add_to(&mut headers);
+        Cors::default().of(&HeaderMap::new(), false).add_to(&mut headers);
         assert_eq!(headers.get_all(header::CONTENT_SECURITY_POLICY).iter().collect::<Vec<_>>(), [&own]);
         assert_eq!(headers.len(), FOR_BROWSERS.len());
     }
@@ -107,7 +115,7 @@ mod tests {
         let asked = |origin: &str| HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_str(origin).unwrap())]);
         let told = |cors: &Cors, origin: &str| {
             let mut headers = HeaderMap::new();
-            cors.of(&asked(origin)).add_to(&mut headers);
+            cors.of(&asked(origin), false).add_to(&mut headers);
             (headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).cloned(), headers.contains_key(header::VARY))
         };
         let (here, there) = ("https://here.example", "https://there.example");

@@ -151,7 +151,7 @@ impl Seen {
         } else {
             None
         };
-        let browsers = app.cors.of(request.headers());
+        let browsers = app.cors.of(request.headers(), app.site.encrypted);
         Self { begun: Instant::now(), id: RequestId::of(request), method: request.method().clone(), browsers, refusal }
     }
 

@@ -29,6 +29,7 @@ mod predict;
 mod predict_stream;
 mod predictions;
 mod serving;
+mod site;
 mod summary;
 mod traffic;
 mod updates;
@@ -50,6 +51,7 @@ pub use error::{ApiError, CODES};
 pub use headers::Cors;
 pub use overload::{Concurrency, Overload};
 pub use packed::PackedLimits;
+pub use site::Site;
 
 /// What handlers share.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub struct App {
     pub default_model: Option<Arc<str>>,
     /// Origins whose pages may read replies.
     pub cors: Arc<Cors>,
+    /// How the server is reached.
+    pub site: Arc<Site>,
     /// Renders the metrics.
     pub metrics: fn() -> String,
 }

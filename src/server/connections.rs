@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -24,6 +25,7 @@ use tower::ServiceExt as _;
 
 use super::busy_poll::BusyPoll;
 use super::guard::{Arriving, Exchange, Guarded, Leaving, Limits, Progress};
+use super::tls::{Speaks, Tls};
 use crate::config::Config;
 use crate::telemetry;
 
@@ -108,10 +110,11 @@ pub(super) struct Connections<A> {
     protocol: http1::Builder,
     application: A,
     limits: Limits,
+    tls: Option<Arc<Tls>>,
 }
 
 impl<A: Application> Connections<A> {
-    pub(super) fn new(config: &Config, application: A) -> io::Result<Self> {
+    pub(super) fn new(config: &Config, application: A, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let limits = Limits { idle: config.idle_timeout, header: config.header_timeout, body: config.body_timeout };
         let mut protocol = http1::Builder::new();
         // The socket is guarded by timers of ours, which tell an idle connection from a slow header.
@@ -119,7 +122,7 @@ impl<A: Application> Connections<A> {
         let slots = Arc::new(Semaphore::new(config.max_connections));
         let start = |number| Worker::start(number, config.busy_poll);
         let workers = (0..config.serving_threads.max(1)).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { slots, workers, tasks: JoinSet::new(), end: watch::Sender::new(()), protocol, application, limits })
+        Ok(Self { slots, workers, tasks: JoinSet::new(), end: watch::Sender::new(()), protocol, application, limits, tls })
     }
 
     /// Accepts and serves until `end` resolves; from then on connecting is refused.
@@ -167,37 +170,23 @@ impl<A: Application> Connections<A> {
         let Some(worker) = self.workers.iter().min_by_key(|worker| Arc::strong_count(&worker.share)) else { return Ok(()) };
         let (share, poll) = (worker.share.clone(), worker.poll.clone());
         stream.set_nonblocking(true)?;
-        let (application, protocol, limits) = (self.application.clone(), self.protocol.clone(), self.limits);
+        let progress = Arc::new(Progress::default());
+        let (application, protocol, limits, tls) = (self.application.clone(), self.protocol.clone(), self.limits, self.tls.clone());
+        let conversation = Conversation { application, protocol, limits, poll, progress };
         let mut end = self.end.subscribe();
         let serving = async move {
             let _open = Open::new(permit, share);
             let served = async {
-                let progress = Arc::new(Progress::default());
-                let io = TokioIo::new(Guarded::new(TcpStream::from_std(stream)?, progress.clone(), limits));
-                let service = hyper::service::service_fn(|request: Request<Incoming>| {
-                    let exchange = Exchange::begin(&progress);
-                    let request = request.map(|body| Arriving::new(body, progress.clone(), limits.body));
-                    let (application, poll) = (application.clone(), poll.clone());
-                    async move {
-                        let answer = application.answer(request).await;
-                        poll.answered();
-                        Ok::<_, Infallible>(answer.map(|body| Leaving { body, _exchange: exchange }))
-                    }
-                });
-                let mut connection = pin!(protocol.serve_connection(io, service));
-                let asked = async {
-                    // The sender outlives its connections.
-                    let _ = end.changed().await;
-                    // What has arrived by now is read before the end is looked at: whoever sent it is answered.
-                    tokio::task::yield_now().await;
-                };
-                tokio::select! {
+                let socket = Guarded::new(TcpStream::from_std(stream)?, conversation.progress.clone(), limits);
+                let Some(tls) = tls else { return conversation.hold(socket, &mut end).await };
+                let mut stream = tokio::select! {
                     biased;
-                    ended = connection.as_mut() => return ended.map_err(io::Error::other),
-                    () = asked => {}
-                }
-                connection.as_mut().graceful_shutdown();
-                connection.await.map_err(io::Error::other)
+                    stream = tls.accept(Speaks::Http1, socket, limits.header) => stream?,
+                    // Who has not come that far has asked for nothing.
+                    _ = end.changed() => return Ok(()),
+                };
+                stream.get_mut().0.agreed();
+                conversation.hold(stream, &mut end).await
             };
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection ended early");
@@ -228,6 +217,49 @@ impl<A: Application> Connections<A> {
             tracing::warn!(seconds = timeout.as_secs_f64(), "some requests did not end in time and were cut");
         }
         tasks.shutdown().await;
+    }
+}
+
+/// What is needed to answer the requests of one connection.
+struct Conversation<A> {
+    application: A,
+    protocol: http1::Builder,
+    limits: Limits,
+    poll: Arc<BusyPoll>,
+    progress: Arc<Progress>,
+}
+
+impl<A: Application> Conversation<A> {
+    /// Answers what comes over `stream` until it is closed, or until the connections are to end and what has come by then is answered.
+    async fn hold<S>(&self, stream: S, end: &mut watch::Receiver<()>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let Self { application, protocol, limits, poll, progress } = self;
+        let service = hyper::service::service_fn(|request: Request<Incoming>| {
+            let exchange = Exchange::begin(progress);
+            let request = request.map(|body| Arriving::new(body, progress.clone(), limits.body));
+            let (application, poll) = (application.clone(), poll.clone());
+            async move {
+                let answer = application.answer(request).await;
+                poll.answered();
+                Ok::<_, Infallible>(answer.map(|body| Leaving { body, _exchange: exchange }))
+            }
+        });
+        let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
+        let asked = async {
+            // The sender outlives its connections.
+            let _ = end.changed().await;
+            // What has arrived by now is read before the end is looked at: whoever sent it is answered.
+            tokio::task::yield_now().await;
+        };
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return ended.map_err(io::Error::other),
+            () = asked => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await.map_err(io::Error::other)
     }
 }
 
@@ -303,7 +335,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut connections = Connections::new(&config, router).unwrap();
+            let tls = config.tls.as_ref().map(|files| Arc::new(Tls::open(files).unwrap()));
+            let mut connections = Connections::new(&config, router, tls).unwrap();
             let _ = connections.accept_until(listener, stopped).await;
             let begun = Instant::now();
             connections.drain(config.drain_timeout).await;
@@ -313,7 +346,7 @@ mod tests {
     }
 
     /// Everything that arrives until the server closes the connection, and how long that took.
-    async fn rest(stream: &mut TcpStream) -> (String, Duration) {
+    async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> (String, Duration) {
         let begun = Instant::now();
         let mut bytes = Vec::new();
         let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut bytes)).await.unwrap();
@@ -321,7 +354,7 @@ mod tests {
     }
 
     /// Sends a request and reads until the reply holds `part`.
-    async fn ask(stream: &mut TcpStream, request: &str, part: &str) -> String {
+    async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str, part: &str) -> String {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut reply = String::new();
         let mut piece = [0; 4096];
@@ -487,11 +520,128 @@ mod tests {
         assert!(rest(&mut stuck).await.0.is_empty());
     }
 
+    /// A server whose connections are encrypted, and how to connect to it.
+    struct Encrypted {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: tokio::task::JoinHandle<Duration>,
+        connector: tokio_rustls::TlsConnector,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Encrypted {
+        async fn start(adjust: impl FnOnce(&mut Config)) -> Self {
+            use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let files = crate::config::TlsFiles { certificate: folder.path().join("c.pem"), key: folder.path().join("k.pem") };
+            std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+            std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(made.cert.der().clone()).unwrap();
+            let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
+            let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+            let (address, stop, task) = start(|config| {
+                config.tls = Some(files);
+                adjust(config);
+            })
+            .await;
+            Self { address, stop, task, connector: Arc::new(client).into(), _folder: folder }
+        }
+
+        async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+            let stream = TcpStream::connect(self.address).await.unwrap();
+            self.connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_encrypted_connection_is_held_to_the_same_limits() {
+        let server = Encrypted::start(|_| {}).await;
+        // Nothing, half of a handshake, a handshake and nothing, and half of a header.
+        for sent in [&b""[..], b"\x16\x03\x01\x00\xff\x01"] {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(sent).await.unwrap();
+            between(rest(&mut stream).await.1, 200, 800);
+        }
+        for sent in ["", "GET / HTTP/1.1\r\nhost:"] {
+            let mut stream = server.connect().await;
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            between(rest(&mut stream).await.1, 200, 800);
+        }
+        // Between requests there is more time.
+        let mut stream = server.connect().await;
+        for pause in [0, 600, 600] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            ask(&mut stream, HOME, "home").await;
+        }
+        between(rest(&mut stream).await.1, 800, 1500);
+        let head = "POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n";
+        let mut stream = server.connect().await;
+        stream.write_all(format!("{head}abc").as_bytes()).await.unwrap();
+        let begun = Instant::now();
+        ask(&mut stream, "", "timeout true").await;
+        between(begun.elapsed(), 200, 800);
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_handshake_is_one_of_those_that_may_be_open() {
+        let server = Encrypted::start(|config| {
+            config.max_connections = 1;
+            config.header_timeout = Duration::from_millis(600);
+        })
+        .await;
+        let silent = TcpStream::connect(server.address).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let begun = Instant::now();
+        ask(&mut server.connect().await, HOME, "home").await;
+        between(begun.elapsed(), 400, 1500);
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn an_encrypted_answer_is_taken_in_time_and_read_to_its_end() {
+        let server = Encrypted::start(|_| {}).await;
+        let mut stuck = server.connect().await;
+        stuck.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // An answer before the end of an upload, by a client that reads when it has sent everything.
+        let mut early = server.connect().await;
+        early.write_all(b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 16777216\r\n\r\n").await.unwrap();
+        for _ in 0..16 {
+            early.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+        }
+        assert!(rest(&mut early).await.0.starts_with("HTTP/1.1 413"));
+        drop(early);
+        tokio::time::sleep(Duration::from_millis(1000)).await;
+        server.stop.send(()).unwrap();
+        between(server.task.await.unwrap(), 0, 100);
+    }
+
+    #[tokio::test]
+    async fn the_end_closes_encrypted_connections_in_their_own_way() {
+        let server = Encrypted::start(|_| {}).await;
+        let mut idle = server.connect().await;
+        ask(&mut idle, HOME, "home").await;
+        let mut busy = server.connect().await;
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut silent = TcpStream::connect(server.address).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.stop.send(()).unwrap();
+        // The end of the stream, and not of the socket alone, which would be an error.
+        assert_eq!(idle.read(&mut [0; 16]).await.unwrap(), 0);
+        let mut reply = Vec::new();
+        busy.read_to_end(&mut reply).await.unwrap();
+        assert!(reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply));
+        assert!(rest(&mut silent).await.0.is_empty());
+        between(server.task.await.unwrap(), 300, 1500);
+    }
+
     #[tokio::test]
     async fn the_probe_tells_well_from_ill_from_gone() {
         let (address, stop, task) = start(|_| {}).await;
-        let probe =
-            async |path: &'static str| tokio::task::spawn_blocking(move || crate::server::probe(&address.to_string(), path)).await.unwrap();
+        let probe = async |path: &'static str| {
+            tokio::task::spawn_blocking(move || crate::server::probe(&address.to_string(), path, None)).await.unwrap()
+        };
         assert_eq!(probe("/").await, Ok(()));
         assert!(probe("/nothing").await.unwrap_err().contains("404"));
         let begun = Instant::now();

@@ -2,9 +2,10 @@
 //!
 //! What holds a connection of HTTP/1 to its limits does not fit here: bytes that come and go say nothing, since pings are bytes, and a client
 //! takes a reply by opening a window and not by reading the socket. So each connection is watched by its calls: bytes come within
-//! `header_timeout`; a connection without a call for `idle_timeout` is asked to go, and cut if it does not; the message of a call never pauses
-//! for more than `body_timeout` (the handler sees [`super::BodyTimeout`]); and no reply waits for longer than that until the client takes some
-//! of it, or the connection is cut with all its calls. What a call means is not known here: that is `http`.
+//! `header_timeout`, and where connections are encrypted a handshake ends within as much again; a connection without a call for `idle_timeout`
+//! is asked to go, and cut if it does not; the message of a call never pauses for more than `body_timeout` (the handler sees
+//! [`super::BodyTimeout`]); and no reply waits for longer than that until the client takes some of it, or the connection is cut with all its
+//! calls. What a call means is not known here: that is `http`.
 
 use std::collections::BTreeMap;
 use std::pin::{Pin, pin};
@@ -18,6 +19,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -26,6 +28,7 @@ use tower::ServiceExt as _;
 
 use super::connections::{HEADER_LIMIT, Open, accept};
 use super::guard::{Arriving, Limits};
+use super::tls::{Speaks, Tls};
 use crate::config::Config;
 
 /// Calls of a connection that are answered at the same time.
@@ -41,7 +44,7 @@ pub(super) struct Calling {
 }
 
 impl Calling {
-    pub(super) fn start(config: &Config, listener: TcpListener, router: Router) -> Self {
+    pub(super) fn start(config: &Config, listener: TcpListener, router: Router, tls: Option<Arc<Tls>>) -> Self {
         let limits = Limits { idle: config.idle_timeout, header: config.header_timeout, body: config.body_timeout };
         let slots = Arc::new(Semaphore::new(config.max_connections));
         let (end, mut ended) = watch::channel(());
@@ -57,10 +60,10 @@ impl Calling {
                         }
                     }
                     (stream, permit) = accept(&listener, &slots) => {
-                        let (router, ended) = (router.clone(), ended.clone());
+                        let (router, tls, ended) = (router.clone(), tls.clone(), ended.clone());
                         connections.spawn(async move {
                             let _open = Open::new(permit, Arc::default());
-                            serve(stream, router, limits, ended).await;
+                            serve(stream, router, tls, limits, ended).await;
                         });
                     }
                 }
@@ -82,7 +85,7 @@ impl Calling {
 }
 
 /// Serves a connection to its end.
-async fn serve(stream: TcpStream, router: Router, limits: Limits, mut ended: watch::Receiver<()>) {
+async fn serve(stream: TcpStream, router: Router, tls: Option<Arc<Tls>>, limits: Limits, mut ended: watch::Receiver<()>) {
     // Answers are small and latency is the product: never wait for a full packet.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was not taken");
@@ -91,6 +94,23 @@ async fn serve(stream: TcpStream, router: Router, limits: Limits, mut ended: wat
     if !matches!(tokio::time::timeout(limits.header, stream.peek(&mut [0])).await, Ok(Ok(1..))) {
         return;
     }
+    let Some(tls) = tls else { return hold(stream, router, limits, ended).await };
+    let agreed = tokio::select! {
+        biased;
+        agreed = tls.accept(Speaks::Http2, stream, limits.header) => agreed,
+        _ = ended.changed() => return,
+    };
+    match agreed {
+        Ok(stream) => hold(stream, router, limits, ended).await,
+        Err(error) => tracing::debug!(%error, "a connection ended early"),
+    }
+}
+
+/// Answers the calls that come over `stream`.
+async fn hold<S>(stream: S, router: Router, limits: Limits, mut ended: watch::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let calls = Arc::new(Calls::default());
     let watched = calls.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {

@@ -3,7 +3,7 @@
 //! `axum::serve` sets no timers, so a client that sends a byte an hour would hold a connection for good. Here each connection is held to
 //! four limits: the first byte of a request comes within `idle_timeout`, its header ends within `header_timeout` of that, its body never
 //! pauses for more than `body_timeout` (the handler sees [`BodyTimeout`] and answers 408), and the client takes the response without such
-//! a pause either.
+//! a pause either. Where connections are encrypted, all of this is about encrypted bytes, and the handshake has `header_timeout` for itself.
 
 use std::future::Future;
 use std::io;
@@ -203,6 +203,11 @@ impl Guarded {
             lingering: Patience::default(),
             closed: false,
         }
+    }
+
+    /// The client and the server have agreed on how the connection is encrypted, and the first request has all its time.
+    pub(super) fn agreed(&mut self) {
+        self.reading.reset();
     }
 
     fn written(&mut self, outcome: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -7,13 +7,15 @@ mod busy_poll;
 mod connections;
 mod grpc;
 mod guard;
+mod probe;
+mod tls;
 
 use std::future::Future;
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
@@ -22,21 +24,25 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub use connections::Application;
 pub use guard::{Arriving, BodyTimeout};
+pub use probe::probe;
+pub use tls::TlsFault;
 
 use crate::config::{Config, reachable};
-use crate::http::{self, App, Concurrency, Cors, Entrance, Overload, PackedLimits};
+use crate::http::{self, App, Concurrency, Cors, Entrance, Overload, PackedLimits, Site};
 use crate::service::{Closing, Rate, Service, ServiceError, Settings};
 use crate::telemetry;
 use connections::Connections;
+use tls::Tls;
 
 /// How long the database may take to close. Whatever was acknowledged is on disk by then; what is left is housekeeping.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long [`probe`] waits, in all.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a server ended otherwise than by being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// There is nothing to encrypt connections with, though there should be.
+    #[error("connections cannot be encrypted: {0}")]
+    Tls(#[from] TlsFault),
     /// The database could not be opened.
     #[error("the database cannot be opened: {0}")]
     Open(#[source] ServiceError),
@@ -81,6 +87,7 @@ impl From<TcpListener> for Listeners {
 pub struct Server {
     config: Config,
     listeners: Listeners,
+    tls: Option<Arc<Tls>>,
     service: Arc<Service>,
     closing: Closing,
 }
@@ -89,10 +96,11 @@ impl Server {
     /// Opens the database, making or migrating it if need be. Clients can connect already, and are answered once [`Server::run`] runs.
     ///
     /// # Errors
-    /// The database cannot be opened; or other machines can reach the server, nobody needs a key, and the settings do not say that this is
-    /// meant.
+    /// The certificate and the key cannot be used; the database cannot be opened; or other machines can reach the server, nobody needs a
+    /// key, and the settings do not say that this is meant.
     pub async fn open(config: Config, listeners: impl Into<Listeners>) -> Result<Self, Failure> {
         telemetry::install();
+        let tls = config.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
         let settings = Settings {
             compute_threads: config.compute_threads,
             readers: config.readers,
@@ -106,13 +114,19 @@ impl Server {
         let listeners = listeners.into();
         for listener in std::iter::once(&listeners.http).chain(&listeners.grpc).chain(&listeners.metrics) {
             let address = listener.local_addr().map_err(|_| Failure::Internal("the address that is listened on is not known"))?;
-            if !config.insecure && service.keyring().is_empty() && !address.ip().to_canonical().is_loopback() {
+            if address.ip().to_canonical().is_loopback() {
+                continue;
+            }
+            if !config.insecure && service.keyring().is_empty() {
                 drop(service);
                 closing.wait().await;
                 return Err(Failure::Unguarded(address));
             }
+            if tls.is_none() {
+                tracing::warn!(%address, "other machines can reach this address, and what is said there is not encrypted");
+            }
         }
-        Ok(Self { config, listeners, service, closing })
+        Ok(Self { config, listeners, tls, service, closing })
     }
 
     /// Answers until `shutdown` resolves, then lets open requests end and closes the database.
@@ -122,7 +136,7 @@ impl Server {
     /// # Errors
     /// The models could not be loaded, or the database could no longer be written.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { config, listeners: Listeners { http: listener, grpc, metrics }, service, closing } = self;
+        let Self { config, listeners: Listeners { http: listener, grpc, metrics }, tls, service, closing } = self;
         let app = App {
             service: service.clone(),
             body_limit: config.body_limit,
@@ -138,14 +152,19 @@ impl Server {
             })),
             default_model: config.default_model.as_deref().map(Arc::from),
             cors: Arc::new(Cors::new(&config.cors_origins)),
+            site: Arc::new(Site { encrypted: tls.is_some() }),
             metrics: telemetry::render,
         };
-        let calling = grpc.map(|listener| grpc::Calling::start(&config, listener, http::grpc(app.clone())));
+        let calling = grpc.map(|listener| grpc::Calling::start(&config, listener, http::grpc(app.clone()), tls.clone()));
         let threads = |_| Failure::Internal("the threads that serve could not be started");
-        let watching = metrics.map(|listener| Watching::start(&config, listener, http::watch(app.clone()))).transpose().map_err(threads)?;
-        let mut connections = Connections::new(&config, Entrance::new(app)).map_err(threads)?;
+        let watching = metrics.map(|listener| Watching::start(&config, listener, http::watch(app.clone()), tls.clone()));
+        let watching = watching.transpose().map_err(threads)?;
+        let mut connections = Connections::new(&config, Entrance::new(app), tls.clone()).map_err(threads)?;
         let mut background = JoinSet::new();
         background.spawn(telemetry::upkeep());
+        if let Some(tls) = tls {
+            background.spawn(tls.renew(Hangups::listen()));
+        }
         let replaying = service.clone();
         let mut replay = tokio::spawn(async move { replaying.replay().await });
 
@@ -213,9 +232,9 @@ impl Watching {
     /// How long what is being told at the end may take.
     const DRAIN: Duration = Duration::from_millis(500);
 
-    fn start(config: &Config, listener: TcpListener, router: Router) -> io::Result<Self> {
+    fn start(config: &Config, listener: TcpListener, router: Router, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let config = Config { max_connections: Self::CONNECTIONS, serving_threads: 1, ..config.clone() };
-        let mut connections = Connections::new(&config, router)?;
+        let mut connections = Connections::new(&config, router, tls)?;
         let (end, ended) = oneshot::channel();
         let task = tokio::spawn(async move {
             let _ = connections.accept_until(listener, ended).await;
@@ -260,12 +279,40 @@ pub fn signalled() -> io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
+/// The signals SIGHUP from its making on, by which daemons are told to read their files again.
+#[derive(Debug)]
+struct Hangups {
+    #[cfg(unix)]
+    signals: Option<tokio::signal::unix::Signal>,
+}
+
+impl Hangups {
+    fn listen() -> Self {
+        Self {
+            #[cfg(unix)]
+            signals: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok(),
+        }
+    }
+
+    /// Resolves at the next one; where there are none, never.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some(signals) = &mut self.signals
+            && signals.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
 /// What the server says on stdout when it listens: where, and three commands that work as they are from the root of the repository.
 #[must_use]
-pub fn banner(listen: SocketAddr, grpc: Option<SocketAddr>, metrics: Option<SocketAddr>) -> String {
+pub fn banner(listen: SocketAddr, grpc: Option<SocketAddr>, metrics: Option<SocketAddr>, encrypted: bool) -> String {
+    let scheme = if encrypted { "https" } else { "http" };
     let grpc = grpc.map_or_else(String::new, |grpc| format!("gRPC (Open Inference Protocol) on {}\n", reachable(grpc)));
-    let metrics = metrics.map_or_else(String::new, |metrics| format!("health and metrics on http://{}\n", reachable(metrics)));
-    let url = format!("http://{}", reachable(listen));
+    let metrics = metrics.map_or_else(String::new, |metrics| format!("health and metrics on {scheme}://{}\n", reachable(metrics)));
+    let url = format!("{scheme}://{}", reachable(listen));
     format!(
         r#"lsqd {version} listens on {url}
 {grpc}{metrics}
@@ -279,44 +326,6 @@ Upload, fit, predict:
     )
 }
 
-/// Asks a server whether it is well, over plain HTTP: for a health check on a machine that has no client of its own.
-///
-/// # Errors
-/// It cannot be reached, does not answer within two seconds, or answers with another status than 200.
-pub fn probe(authority: &str, path: &str) -> Result<(), String> {
-    let begun = Instant::now();
-    // At least a moment: a timeout of zero is an error of its own.
-    let left = || PROBE_TIMEOUT.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
-    let attempt = || -> io::Result<String> {
-        let mut stream = Err(io::Error::from(io::ErrorKind::NotFound));
-        for address in authority.to_socket_addrs()? {
-            stream = std::net::TcpStream::connect_timeout(&address, left());
-            if stream.is_ok() {
-                break;
-            }
-        }
-        let mut stream = stream?;
-        stream.set_write_timeout(Some(left()))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n").as_bytes())?;
-        let mut head = Vec::new();
-        let mut piece = [0; 1024];
-        while !head.contains(&b'\n') && head.len() < piece.len() && begun.elapsed() < PROBE_TIMEOUT {
-            stream.set_read_timeout(Some(left()))?;
-            match stream.read(&mut piece)? {
-                0 => break,
-                count => head.extend_from_slice(&piece[..count]),
-            }
-        }
-        Ok(String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned())
-    };
-    match attempt() {
-        Ok(line) if line.starts_with("HTTP/1.1 200 ") => Ok(()),
-        Ok(line) if line.is_empty() => Err(format!("{authority} closed the connection without an answer")),
-        Ok(line) => Err(format!("{authority} answered {line}")),
-        Err(error) => Err(format!("{authority} did not answer: {error}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -324,12 +333,14 @@ mod tests {
 
     #[test]
     fn the_banner_can_be_pasted() {
-        let text = banner("0.0.0.0:9090".parse().unwrap(), "0.0.0.0:9091".parse().ok(), None);
+        let text = banner("0.0.0.0:9090".parse().unwrap(), "0.0.0.0:9091".parse().ok(), None, false);
         assert!(text.lines().nth(1).unwrap().ends_with(" 127.0.0.1:9091"));
         assert_eq!(text.matches("http://127.0.0.1:9090").count(), 4);
         for line in text.lines().filter(|line| line.contains(" -d ")) {
             let body = line.split_once("-d '").unwrap().1.trim_end_matches('\'');
             serde_json::from_str::<serde_json::Value>(body).unwrap();
         }
+        let text = banner("127.0.0.1:9090".parse().unwrap(), None, "127.0.0.1:9092".parse().ok(), true);
+        assert!(!text.contains("http://") && text.matches("https://127.0.0.1:909").count() == 5, "{text}");
     }
 }

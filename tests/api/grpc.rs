@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::client::{Server, numbers};
@@ -42,7 +42,11 @@ impl Grpc {
 
     /// Connects as a client that takes so many bytes of each reply.
     async fn connect_with(address: SocketAddr, window: u32) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap(), window).await
+    }
+
+    /// Speaks on a connection of any kind.
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, window: u32) -> Self {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         let (sender, connection) = builder.initial_stream_window_size(window).handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);

@@ -28,6 +28,7 @@ mod predictions;
 mod secrets;
 mod serving;
 mod streams;
+mod tls;
 mod traffic;
 mod updates;
 mod ways;

@@ -564,6 +564,7 @@ async fn a_failed_sync_turns_readiness_off() {
         overload: std::sync::Arc::default(),
         default_model: None,
         cors: std::sync::Arc::default(),
+        site: std::sync::Arc::default(),
         metrics: String::new,
     };
     let router = lsqd::http::router(app);
