@@ -50,6 +50,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// What every connection is encrypted with; without it none is.
     pub tls: Option<TlsFiles>,
+    /// Names that the server is reached by, beside addresses, `localhost` and names without a dot.
+    pub hosts: Vec<String>,
     /// The model behind addresses that name none.
     pub default_model: Option<String>,
     /// The database's file.
@@ -308,6 +310,7 @@ settings! {
     metrics_listen  "LSQD_METRICS_LISTEN"  "ADDRESS"  "off"            "Address and port for health and metrics alone, answered also when all else is too much; off is none";
     tls_certificate "LSQD_TLS_CERTIFICATE" "FILE"     ""               "Certificate that connections are encrypted with, and its chain (PEM); read again when it changes; none is plain HTTP";
     tls_key         "LSQD_TLS_KEY"         "FILE"     ""               "Private key of that certificate (PEM)";
+    hosts           "LSQD_HOSTS"           "NAMES"    ""               "Names with a dot that the server is reached by, with commas between them; others are refused while no key was made";
     default_model   "LSQD_DEFAULT_MODEL"   "NAME"     ""               "Model behind /invocations, which names none; empty is the only one there is";
     database        "LSQD_DATABASE"        "FILE"     "./lsqd.db"      "SQLite file that holds everything; made when absent";
     log_format      "LSQD_LOG_FORMAT"      "FORMAT"   "text"           "Log lines as text or json, on stderr";
@@ -561,6 +564,7 @@ impl Config {
                 None
             }
         };
+        let hosts = texts.hosts.check(&mut faults, hosts);
         let default_model = texts.default_model.check(&mut faults, default_model);
         let database = texts.database.check(&mut faults, database);
         let log_format = texts.log_format.check(&mut faults, log_format);
@@ -621,6 +625,8 @@ impl Config {
                 grpc_listen: grpc_listen?,
                 metrics_listen: metrics_listen?,
                 tls,
+                // Whoever is told to listen by a name is asked by it.
+                hosts: [hosts?, named_host(texts.listen.value.as_deref().unwrap_or_default())].concat(),
                 default_model: default_model?,
                 database: database?,
                 log_format: log_format?,
@@ -686,6 +692,23 @@ fn optional_address(text: &str) -> Result<Option<SocketAddr>, String> {
 
 fn optional_file(text: &str) -> Result<Option<PathBuf>, String> {
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+/// Names of hosts, with commas between them.
+fn hosts(text: &str) -> Result<Vec<String>, String> {
+    let hosts: Vec<String> = text.split(',').map(|host| host.trim().to_ascii_lowercase()).filter(|host| !host.is_empty()).collect();
+    let is_name = |host: &String| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    match hosts.iter().find(|host| !is_name(host)) {
+        Some(host) => Err(format!("has what is not the name of a host, such as lsqd.example.com: {host:?}")),
+        None => Ok(hosts),
+    }
+}
+
+/// The host of an address, if it is a name.
+fn named_host(address: &str) -> Vec<String> {
+    let host = address.trim().rsplit_once(':').map_or("", |(host, _)| host);
+    let is_address = host.starts_with('[') || host.parse::<IpAddr>().is_ok();
+    if host.is_empty() || is_address { Vec::new() } else { vec![host.to_ascii_lowercase()] }
 }
 
 fn database(text: &str) -> Result<PathBuf, String> {
@@ -958,6 +981,16 @@ mod tests {
         assert_eq!(message, "error: --tls-certificate is set, and --tls-key is not: TLS needs both");
         let message = refusal(&[], &[("LSQD_TLS_KEY", "k.pem")]);
         assert_eq!(message, "error: the environment variable LSQD_TLS_KEY is set, and --tls-certificate is not: TLS needs both");
+    }
+
+    #[test]
+    fn hosts_are_names_and_a_name_that_is_listened_on_is_one() {
+        assert_eq!(config(&["--hosts", "A.example, b.example,"], &[]).unwrap().hosts, ["a.example", "b.example"]);
+        assert_eq!(config(&["--listen", "localhost:1"], &[]).unwrap().hosts, ["localhost"]);
+        assert_eq!(config(&["--listen", "[::1]:1"], &[]).unwrap().hosts, Vec::<String>::new());
+        for bad in ["https://a.example", "a.example:80", "*", "a b"] {
+            assert!(refusal(&["--hosts", bad], &[]).contains("--hosts has what is not the name of a host"), "{bad}");
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ codes! {
     IdempotencyMismatch = UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The key was used with another request";
     Unauthorized = UNAUTHORIZED, "unauthorized", "A key is needed";
     Forbidden = FORBIDDEN, "forbidden", "The key does not allow that";
+    ForeignOrigin = FORBIDDEN, "foreign_origin", "A page of another site asks";
+    UnknownHost = FORBIDDEN, "unknown_host", "The server does not answer to this name";
     NotFound = NOT_FOUND, "not_found", "There is nothing at this address";
     DatasetNotFound = NOT_FOUND, "dataset_not_found", "No such dataset";
     ModelNotFound = NOT_FOUND, "model_not_found", "No such model";

@@ -39,7 +39,7 @@ impl Cors {
     }
 
     /// The origin of a request, if its pages may read.
-    fn allowed(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+    pub(super) fn allowed(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         headers.get(header::ORIGIN).filter(|origin| self.any || self.origins.contains(origin)).cloned()
     }
 

@@ -143,7 +143,10 @@ impl Seen {
     pub(super) fn of<B>(app: &App, request: &Request<B>) -> Self {
         let encoded = request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
         let path = request.uri().path();
-        let refusal = if encoded {
+        let foreign = if app.service.keyring().is_empty() { app.site.refusal(&app.cors, request) } else { None };
+        let refusal = if foreign.is_some() {
+            foreign
+        } else if encoded {
             Some(ApiError::new(Code::UnsupportedMediaType, "a body comes as it is, or packed by gzip, deflate or zstd"))
         } else if ["/v1/", "/v2/models", "/invocations"].iter().any(|before| path.starts_with(before)) && !app.service.is_ready() {
             // Before the models are loaded, "no such model" would be a lie.

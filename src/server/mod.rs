@@ -152,7 +152,7 @@ impl Server {
             })),
             default_model: config.default_model.as_deref().map(Arc::from),
             cors: Arc::new(Cors::new(&config.cors_origins)),
-            site: Arc::new(Site { encrypted: tls.is_some() }),
+            site: Arc::new(Site { encrypted: tls.is_some(), names: config.hosts.clone() }),
             metrics: telemetry::render,
         };
         let calling = grpc.map(|listener| grpc::Calling::start(&config, listener, http::grpc(app.clone()), tls.clone()));

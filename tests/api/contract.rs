@@ -89,7 +89,7 @@ impl Contract {
             assert_eq!(problem["request_id"], text("x-request-id").unwrap(), "{place}: {shown}");
         }
         let Some(operation) = self.operation(method, path) else {
-            assert!(matches!(status, 401 | 404 | 405), "{place}: neither in the contract nor refused");
+            assert!(matches!(status, 401 | 403 | 404 | 405), "{place}: neither in the contract nor refused");
             assert_eq!(media, "application/problem+json", "{place}: {shown}");
             let faults = self.faults(&json!({"$ref": "#/components/schemas/Problem"}), &parsed());
             assert!(faults.is_empty(), "{place}: {faults:?}: {shown}");

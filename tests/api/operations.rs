@@ -106,15 +106,23 @@ async fn every_kind_of_reply_tells_browsers_what_it_is_not() {
         (server.get("/"), 200),
         (server.get("/openapi.yaml"), 200),
         (server.get("/v1/models"), 200),
+        (server.post("/v1/models/m/predict").json(&json!({"rows": [{"x": 4}]})), 403),
+        (server.post("/v1/models/m/predict").typed("text/csv", "x\n4\n"), 403),
+        (server.get("/v1/models/none"), 404),
+        (server.get("/nothing"), 404),
+        (server.post("/livez"), 403),
+        (server.delete("/v1/models/m"), 403),
+    ]
+    .map(|(request, status)| (request.header(stranger.0, stranger.1), status))
+    .into_iter()
+    .chain([
         (server.post("/v1/models/m/predict").json(&json!({"rows": [{"x": 4}]})), 200),
         (server.post("/v1/models/m/predict").typed("text/csv", "x\n4\n"), 200),
         (server.post("/v1/models/m/predict").json(&json!({"rows": [{"z": 4}]})), 422),
-        (server.get("/v1/models/none"), 404),
-        (server.get("/nothing"), 404),
         (server.post("/livez"), 405),
         (server.delete("/v1/models/m"), 204),
-    ] {
-        let reply = request.header(stranger.0, stranger.1).expect(status).await;
+    ]) {
+        let reply = request.expect(status).await;
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
             ("referrer-policy", "no-referrer"),
@@ -123,8 +131,58 @@ async fn every_kind_of_reply_tells_browsers_what_it_is_not() {
             assert_eq!(reply.header(name), Some(value), "{status}: {}", reply.text());
         }
         // No page of another origin may read what is here, and nobody is told which version answers.
-        for name in ["access-control-allow-origin", "access-control-allow-credentials", "server"] {
+        for name in ["access-control-allow-origin", "access-control-allow-credentials", "server", "strict-transport-security"] {
             assert_eq!(reply.header(name), None, "{status}: {}", reply.text());
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nobody_needs_a_key_other_sites_cannot_use_a_browser_to_get_here() {
+    let server = Server::start_with(|config| {
+        config.cors_origins = vec!["https://friend.example".to_owned()];
+        config.hosts = vec!["lsqd.example.com".to_owned()];
+    })
+    .await;
+    server.table("t", "x,y\n1,1\n2,2.5\n3,3\n").await;
+    server.fit("m", json!({"dataset": "t", "target": "y"})).await;
+    let own = format!("http://{}", server.address);
+    let row = json!({"rows": [{"x": 1, "y": 1}]});
+    let asked = || {
+        [
+            server.put("/v1/datasets/u").csv("x,y\n1,1\n2,2.5\n3,3\n"),
+            server.post("/v1/models/m/predict").json(&json!({"rows": [{"x": 4}]})),
+            server.post("/v1/models/m/updates").json(&row),
+            server.post("/v2/models/m/infer").body("x"),
+            server.post("/v1/keys").json(&json!({"scopes": ["admin"]})),
+            server.delete("/v1/models/m"),
+            server.post("/nothing"),
+        ]
+    };
+    for origin in ["https://elsewhere.example", "http://localhost:1", "null"] {
+        for request in asked() {
+            let reply = request.header("origin", origin).refused(403, "foreign_origin").await;
+            assert_eq!(reply.header("access-control-allow-origin"), None);
+        }
+        server.get("/v1/models/m").header("origin", origin).expect(200).await;
+    }
+    for request in asked() {
+        request.header("host", "rebound.example").refused(403, "unknown_host").await;
+    }
+    for path in ["/", "/metrics", "/openapi.yaml", "/v1/models", "/v2", "/v2/models/m", "/version", "/nothing"] {
+        server.get(path).header("host", "rebound.example:8080").refused(403, "unknown_host").await;
+    }
+    // Whoever balances the load asks by whatever name it has.
+    for path in ["/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/ping", "/health"] {
+        server.get(path).header("host", "rebound.example").expect(200).await;
+    }
+    for (name, value) in [("origin", own.as_str()), ("origin", "https://friend.example"), ("host", "lsqd.example.com:80")] {
+        server.post("/v1/models/m/updates").header(name, value).json(&row).expect(200).await;
+    }
+    let (_, key) = server.make_key(None, json!({"scopes": ["admin"]})).await;
+    // A page has to be given a key to show one.
+    let shown =
+        server.post("/v1/models/m/updates").key(&key).header("origin", "https://elsewhere.example").header("host", "rebound.example");
+    shown.json(&row).expect(200).await;
+    server.post("/v1/models/m/updates").header("origin", "https://elsewhere.example").json(&row).refused(401, "unauthorized").await;
 }

@@ -117,6 +117,7 @@ fn predictions() -> Vec<Asked> {
         "POST /v1/models/{model}/predict/ HTTP/1.1",
         "POST /v1/models//{model}/predict HTTP/1.1",
         "POST http://elsewhere/v1/models/{model}/predict HTTP/1.1",
+        "POST http://elsewhere.example/v1/models/{model}/predict HTTP/1.1",
         "POST /v1/models/{model}/predict HTTP/1.0",
         "PUT /v1/models/{model}/predict HTTP/1.1",
         "GET /v1/models/{model}/predict HTTP/1.1",
@@ -144,6 +145,9 @@ fn predictions() -> Vec<Asked> {
         "expect: 100-continue",
         "if-match: \"1-0\"",
         "idempotency-key: once",
+        "origin: http://here",
+        "origin: https://elsewhere.example",
+        "origin: null",
     ] {
         table.push(asked(PREDICT, &[header], ROW));
     }
@@ -189,6 +193,8 @@ fn updates() -> Vec<Asked> {
         &["content-type: application/x-ndjson", "accept: application/json"],
         &["content-encoding: gzip"],
         &["prefer: return=minimal"],
+        &["origin: http://here"],
+        &["origin: https://elsewhere.example"],
     ] {
         table.push(asked(UPDATES, headers, LEARN));
     }
