@@ -95,6 +95,8 @@ fn main() -> Outcome<()> {
             format!("{ratio:.2} x the fastest, {judged} the goal of {RATIO:.1} x"),
         )?;
         line("  processor time of the server", median(&mut processor), String::new())?;
+        // The most so far, of this format and of those before it.
+        writeln!(out, "  memory of the server beyond what it began with {:>12.1} MiB", server.memory("VmHWM")? - before)?;
     }
     let grown = server.memory("VmHWM")? - before;
     let judged = if grown < MEMORY { "pass" } else { "FAIL" };

@@ -184,7 +184,7 @@ fn cases(random: &mut StdRng) -> Vec<Case> {
         case("8 rows of JSON, predictions alone", bare, "application/json", &eight, 2000),
         case("100 rows of JSON", usual, "application/json", &hundred, 400),
         case("100 rows of JSON, predictions alone", bare, "application/json", &hundred, 400),
-        case("10,000 rows of CSV", usual, "text/csv", &csv, 15),
-        case("10,000 rows of CSV, predictions alone", bare, "text/csv", &csv, 15),
+        case("10,000 rows of CSV", usual, "text/csv", &csv, 100),
+        case("10,000 rows of CSV, predictions alone", bare, "text/csv", &csv, 100),
     ]
 }

@@ -183,7 +183,16 @@ pub(crate) struct Opened {
 impl Opened {
     /// Some columns of a chunk, decoded.
     pub(crate) async fn frame(&self, chunk: &ChunkRow, columns: &[usize]) -> Result<Frame, ServiceError> {
-        let payloads = store::datasets::payloads(&mut *self.store.read().await?, chunk.id, columns).await?;
+        self.frame_by(&mut *self.store.read().await?, chunk, columns).await
+    }
+
+    /// The same for whoever gives way to those who serve, on such a thread.
+    pub(crate) async fn frame_behind(&self, chunk: &ChunkRow, columns: &[usize]) -> Result<Frame, ServiceError> {
+        self.frame_by(&mut *self.store.read_behind().await?, chunk, columns).await
+    }
+
+    async fn frame_by(&self, reader: &mut Connection, chunk: &ChunkRow, columns: &[usize]) -> Result<Frame, ServiceError> {
+        let payloads = store::datasets::payloads(reader, chunk.id, columns).await?;
         let payloads = payloads.ok_or(ServiceError::Conflict("rows of the dataset were erased while it was being read; ask again"))?;
         let rows = usize::try_from(chunk.rows).unwrap_or(usize::MAX);
         match self.passed_over.get(&chunk.id) {
@@ -215,7 +224,7 @@ impl Opened {
     }
 }
 
-pub(super) fn decode(payloads: &[Vec<u8>], rows: usize) -> Result<Frame, ServiceError> {
+pub(super) fn decode(payloads: &[Bytes], rows: usize) -> Result<Frame, ServiceError> {
     let columns = payloads
         .iter()
         .map(|payload| codec::decode(payload).map_err(|_| StoreError::Corrupt("a column chunk")))

@@ -3,6 +3,7 @@
 //! Here stands in which order things happen and what is one transaction. Not here: status codes and headers (`http`), SQL (`store`),
 //! matrices (`lsq`).
 
+mod ahead;
 mod arriving;
 mod aside;
 pub mod audit;

@@ -11,6 +11,7 @@ use arrow_array::{Array as _, ArrayRef, BooleanArray, Float64Array, Int64Array};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::ahead::Ahead;
 use super::arriving::numbered;
 use super::aside::aside;
 use super::audit::Changed;
@@ -262,19 +263,10 @@ fn answer_dataset(
     let Plan { answerer, question, figures, inputs, opened, columns, kept, mut summary, into, if_match, origin } = plan;
     let total = opened.description.row.rows;
     let features = columns.len() - kept;
-    let (sender, mut frames) = mpsc::channel(2);
-    runtime.spawn(async move {
-        for chunk in &opened.chunks {
-            let frame = opened.frame(chunk, &columns).await;
-            let failed = frame.is_err();
-            if sender.send(frame.map(|frame| (frame, chunk.first_row))).await.is_err() || failed {
-                return;
-            }
-        }
-    });
+    let mut frames = Ahead::of(runtime, Arc::new(opened), columns);
     let answering = Answering { answerer: &answerer, question, figures: &figures, inputs: &inputs };
     let mut done = 0;
-    while let Some(frame) = frames.blocking_recv() {
+    while let Some(frame) = frames.next() {
         if running.is_cancelled() {
             return Err(ServiceError::Cancelled);
         }

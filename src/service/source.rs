@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
+use super::ahead::Ahead;
 use super::datasets::Opened;
 use super::error::ServiceError;
 use super::jobs::Running;
@@ -100,19 +99,9 @@ impl Source<'_> {
         }
         let bytes = usize::try_from(total).unwrap_or(usize::MAX).saturating_mul(8 * self.columns.len());
         let mut kept = (bytes <= CACHE_BYTES).then(Vec::new);
-        let (sender, mut receiver) = mpsc::channel(2);
-        let (dataset, columns) = (self.dataset.clone(), self.columns.clone());
-        self.runtime.spawn(async move {
-            for chunk in &dataset.chunks {
-                let frame = dataset.frame(chunk, &columns).await;
-                let failed = frame.is_err();
-                if sender.send(frame).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        while let Some(frame) = receiver.blocking_recv() {
-            let frame = frame?;
+        let mut frames = Ahead::of(self.runtime, self.dataset.clone(), self.columns.clone());
+        while let Some(frame) = frames.next() {
+            let (frame, _) = frame?;
             advance(&frame)?;
             if let Some(kept) = &mut kept {
                 kept.push(frame);

@@ -301,8 +301,9 @@ async fn rewrite(writer: &mut Connection, opened: &Opened, places: &BTreeMap<i64
         let stored = stored.ok_or(ServiceError::Internal("a chunk is gone though its dataset has not changed"))?;
         let frame = datasets::decode(&stored, usize::try_from(chunk.rows).unwrap_or(usize::MAX))?.without(&places[&chunk.id]);
         let payloads: Vec<Vec<u8>> = frame.columns.iter().map(codec::encode).collect();
-        let size = |payloads: &[Vec<u8>]| payloads.iter().map(|payload| payload.len() as u64).sum::<u64>();
-        bytes = bytes.saturating_sub(size(&stored)) + if frame.rows == 0 { 0 } else { size(&payloads) };
+        let before: usize = stored.iter().map(|payload| payload.len()).sum();
+        let after: usize = if frame.rows == 0 { 0 } else { payloads.iter().map(Vec::len).sum() };
+        bytes = bytes.saturating_sub(before as u64) + after as u64;
         store::datasets::replace_chunk(writer, chunk.id, frame.rows as u64, payloads).await?;
     }
     Ok(bytes)

@@ -1,5 +1,9 @@
 //! Datasets, their segments and chunks.
 
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
@@ -287,23 +291,27 @@ pub async fn erased_since(connection: &mut Connection, id: i64, revision: i64) -
 }
 
 /// The payloads of some columns of a chunk, in the order asked for; nothing if the chunk is gone, because rows of it were erased.
-pub async fn payloads(connection: &mut Connection, chunk: i64, columns: &[usize]) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
-    let mut found = Vec::with_capacity(columns.len());
-    for &column in columns {
-        let payload: Option<(Vec<u8>,)> = sqlx::query_as("SELECT payload FROM column_chunks WHERE chunk_id = ? AND position = ?")
+pub async fn payloads(connection: &mut Connection, chunk: i64, columns: &[usize]) -> Result<Option<Vec<Bytes>>, StoreError> {
+    // One statement for all of them: each is a walk from this thread to the connection's and back.
+    let positions = serde_json::to_string(columns).map_err(|_| StoreError::Corrupt("positions of columns that cannot be written"))?;
+    let mut rows =
+        sqlx::query_as("SELECT position, payload FROM column_chunks WHERE chunk_id = ? AND position IN (SELECT value FROM json_each(?))")
             .bind(chunk)
-            .bind(i64::try_from(column).unwrap_or(i64::MAX))
-            .fetch_optional(&mut *connection)
-            .await?;
-        match payload {
-            Some((payload,)) => found.push(payload),
-            None => {
-                let there = sqlx::query("SELECT 1 FROM chunks WHERE id = ?").bind(chunk).fetch_optional(connection).await?.is_some();
-                return if there { Err(StoreError::Corrupt("a column chunk is missing")) } else { Ok(None) };
-            }
-        }
+            .bind(positions)
+            .fetch(&mut *connection);
+    let mut found = HashMap::with_capacity(columns.len());
+    while let Some((position, payload)) = rows.try_next().await? {
+        let (position, payload): (i64, Vec<u8>) = (position, payload);
+        found.insert(position, Bytes::from(payload));
     }
-    Ok(Some(found))
+    drop(rows);
+    let payloads: Option<Vec<Bytes>> =
+        columns.iter().map(|&column| found.get(&i64::try_from(column).unwrap_or(i64::MAX)).cloned()).collect();
+    if payloads.is_none() {
+        let there = sqlx::query("SELECT 1 FROM chunks WHERE id = ?").bind(chunk).fetch_optional(connection).await?.is_some();
+        return if there { Err(StoreError::Corrupt("a column chunk is missing")) } else { Ok(None) };
+    }
+    Ok(payloads)
 }
 
 /// Frees a bounded part of the segments that belong to nobody, except those in `pinned` (an upload under way, or a fit still reading).

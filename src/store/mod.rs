@@ -49,6 +49,9 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 #[derive(Clone, Debug)]
 pub struct Store {
     readers: SqlitePool,
+    /// Readers of long computations. A connection has a thread of its own, which on Linux stands behind others as far as the one that opened it:
+    /// these are opened by threads that give way.
+    behind: SqlitePool,
     path: Arc<Path>,
     reading: SqliteConnectOptions,
     /// Held for as long as the database is open: two servers on one file would each keep models in memory that the other changes.
@@ -74,12 +77,10 @@ impl Store {
         }
         MIGRATIONS.run(&mut writer).await.map_err(StoreError::from_migration)?;
         let reading = options.pragma("wal_autocheckpoint", "0").pragma("query_only", "ON");
-        let readers = SqlitePoolOptions::new()
-            .max_connections(readers.max(1))
-            .acquire_timeout(Duration::from_secs(30))
-            .connect_with(reading.clone())
-            .await?;
-        Ok((Self { readers, path: path.into(), reading, _lock: Arc::new(lock) }, writer))
+        let pool = SqlitePoolOptions::new().max_connections(readers.max(1)).acquire_timeout(Duration::from_secs(30));
+        let behind = pool.clone().connect_lazy_with(reading.clone());
+        let readers = pool.connect_with(reading.clone()).await?;
+        Ok((Self { readers, behind, path: path.into(), reading, _lock: Arc::new(lock) }, writer))
     }
 
     /// A reader's connection.
@@ -88,6 +89,14 @@ impl Store {
     /// None came free within 30 s, or the file cannot be opened any more.
     pub async fn read(&self) -> Result<Reader, StoreError> {
         Ok(self.readers.acquire().await?)
+    }
+
+    /// The same for a computation that gives way to those who serve; to be called on its thread.
+    ///
+    /// # Errors
+    /// None came free within 30 s, or the file cannot be opened any more.
+    pub async fn read_behind(&self) -> Result<Reader, StoreError> {
+        Ok(self.behind.acquire().await?)
     }
 
     /// Where the file is.
@@ -107,6 +116,7 @@ impl Store {
     /// Closes the readers. The writer's connection is closed by its owner.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.behind.close().await;
     }
 }
 
