@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use super::{Connection, MIGRATIONS, StoreError, beside, now};
+use super::{Connection, MIGRATIONS, StoreError, beside, bring_up_to_date, now};
 
 /// Bytes by which the log may outgrow the database while a copy of that is made.
 const LOG_GROWTH: u64 = 1 << 30;
@@ -283,7 +283,7 @@ pub async fn standings(connection: &mut Connection) -> Result<Vec<Standing>, Sto
 /// The database's.
 pub async fn migrate(copy: &Path) -> Result<(), StoreError> {
     let mut connection = open_partial(copy).await?;
-    MIGRATIONS.run(&mut connection).await.map_err(StoreError::from_migration)?;
+    bring_up_to_date(&mut connection).await?;
     connection.close().await?;
     Ok(())
 }

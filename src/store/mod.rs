@@ -75,7 +75,7 @@ impl Store {
         if version_number(&version) < OLDEST_SQLITE {
             return Err(StoreError::OldSqlite(version));
         }
-        MIGRATIONS.run(&mut writer).await.map_err(StoreError::from_migration)?;
+        bring_up_to_date(&mut writer).await?;
         let reading = options.pragma("wal_autocheckpoint", "0").pragma("query_only", "ON");
         let pool = SqlitePoolOptions::new().max_connections(readers.max(1)).acquire_timeout(Duration::from_secs(30));
         let behind = pool.clone().connect_lazy_with(reading.clone());
@@ -118,6 +118,17 @@ impl Store {
         self.readers.close().await;
         self.behind.close().await;
     }
+}
+
+/// Brings a file up to this version's schema, in one transaction: whatever comes between leaves it as it was, and the older program that made it
+/// still reads it.
+///
+/// # Errors
+/// It is of a newer schema, or cannot be written.
+async fn bring_up_to_date(writer: &mut Connection) -> Result<(), StoreError> {
+    let mut transaction = writer.begin().await?;
+    MIGRATIONS.run(&mut *transaction).await.map_err(StoreError::from_migration)?;
+    Ok(transaction.commit().await?)
 }
 
 /// How the file is opened, whoever does it.

@@ -13,6 +13,7 @@
 mod damage;
 mod disk;
 mod ledger;
+mod migrations;
 mod power;
 mod server;
 
