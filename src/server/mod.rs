@@ -5,6 +5,7 @@
 
 mod busy_poll;
 mod connections;
+mod files;
 mod grpc;
 mod guard;
 
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use connections::Application;
+pub use files::allow_files;
 pub use guard::{Arriving, BodyTimeout};
 
 use crate::config::{Config, reachable};
