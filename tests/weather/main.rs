@@ -6,6 +6,7 @@
 //!   predictions meanwhile; with `LSQD_IDLE=10000` beside it, so many connections that wait between two requests.
 //! - [`bombs`]: bodies that unpack to much, or are JSON of an unusual form. `LSQD_BOMB_GIGABYTES=10` for the size that they unpack to.
 //! - [`framing`]: requests that two readers could take for different ones, lengths that are lies, chunks without an end.
+//! - [`signals`]: SIGTERM under load. `LSQD_SIGNALS=500 cargo test --release --test weather signals -- --nocapture`.
 //! - [`panics`]: a panic in the midst of one request's work.
 //!
 //! What is promised and how it is shown: `docs/reliability.md`.
@@ -19,6 +20,7 @@ mod framing;
 #[cfg(debug_assertions)]
 mod panics;
 mod server;
+mod signals;
 
 /// The number that an environment variable asks for.
 fn setting(name: &str) -> Option<usize> {
