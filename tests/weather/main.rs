@@ -9,7 +9,7 @@
 //! - [`signals`]: SIGTERM under load. `LSQD_SIGNALS=500 cargo test --release --test weather signals -- --nocapture`.
 //! - [`panics`]: a panic in the midst of one request's work.
 //!
-//! What is promised and how it is shown: `docs/reliability.md`.
+//! Overload is a benchmark, `benches/overload.rs`. What is promised and how it is shown: `docs/reliability.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(target_os = "linux")]
