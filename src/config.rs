@@ -104,8 +104,12 @@ pub struct Config {
     pub max_connections: usize,
     /// From the first byte of a request to the end of its header.
     pub header_timeout: Duration,
-    /// Without a byte of a body, in either direction.
+    /// Without a byte of a body that is waited for.
     pub body_timeout: Duration,
+    /// Without a byte of an answer taken.
+    pub answer_timeout: Duration,
+    /// Bytes a second below which a body or an answer uses up its time; 0 is any.
+    pub min_body_rate: u64,
     /// Between two requests of a connection.
     pub idle_timeout: Duration,
     /// From the signal to stop until connections are cut.
@@ -338,9 +342,11 @@ settings! {
     key_rate        "LSQD_KEY_RATE"        "COUNT"    "0"              "Requests a second that each key may send; 0 is no limit";
     key_burst       "LSQD_KEY_BURST"       "COUNT"    "auto"           "Requests that a key may send at once; auto is as many as in a second";
     storage_limit   "LSQD_STORAGE_LIMIT"   "SIZE"     "0"              "Largest size of the database; 0 is no limit";
-    max_connections "LSQD_MAX_CONNECTIONS" "COUNT"    "1024"           "Connections open at the same time; past that, new ones wait";
+    max_connections "LSQD_MAX_CONNECTIONS" "COUNT"    "4096"           "Connections open at the same time; past that, new ones wait";
     header_timeout  "LSQD_HEADER_TIMEOUT"  "DURATION" "10s"            "From the first byte of a request to the end of its header; and for a TLS handshake";
-    body_timeout    "LSQD_BODY_TIMEOUT"    "DURATION" "30s"            "Longest time without a byte of a body, in either direction";
+    body_timeout    "LSQD_BODY_TIMEOUT"    "DURATION" "30s"            "Longest time without a byte of a body";
+    answer_timeout  "LSQD_ANSWER_TIMEOUT"  "DURATION" "10s"            "Longest time without a byte of an answer taken";
+    min_body_rate   "LSQD_MIN_BODY_RATE"   "SIZE"     "240"            "Bytes a second below which a body or an answer uses up its time; streams of rows may be slower; 0 is any";
     idle_timeout    "LSQD_IDLE_TIMEOUT"    "DURATION" "75s"            "Longest time between two requests of a connection";
     drain_timeout   "LSQD_DRAIN_TIMEOUT"   "DURATION" "25s"            "How long open requests may take to end after SIGTERM";
 }
@@ -617,6 +623,8 @@ impl Config {
         });
         let header_timeout = texts.header_timeout.check(&mut faults, positive_duration);
         let body_timeout = texts.body_timeout.check(&mut faults, positive_duration);
+        let answer_timeout = texts.answer_timeout.check(&mut faults, positive_duration);
+        let min_body_rate = texts.min_body_rate.check(&mut faults, size);
         let idle_timeout = texts.idle_timeout.check(&mut faults, positive_duration);
         let drain_timeout = texts.drain_timeout.check(&mut faults, duration);
         let config = (|| {
@@ -657,6 +665,8 @@ impl Config {
                 max_connections: max_connections?,
                 header_timeout: header_timeout?,
                 body_timeout: body_timeout?,
+                answer_timeout: answer_timeout?,
+                min_body_rate: min_body_rate?,
                 idle_timeout: idle_timeout?,
                 drain_timeout: drain_timeout?,
             })

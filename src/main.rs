@@ -81,6 +81,7 @@ fn key(database: &Path, command: &KeyCommand) -> Result<ExitCode, String> {
 
 fn serve(config: Config) -> Result<(), String> {
     telemetry::log(config.log_format, &config.log_level).map_err(|error| error.to_string())?;
+    server::allow_files(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
     let outcome = runtime.block_on(async {
         // Before anything is opened, so that a signal at any time ends things in order.

@@ -1,7 +1,7 @@
 //! `/v1/datasets`.
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -24,6 +24,7 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     let upload = upload(&app, &holder, "put", &name, query.as_deref(), &headers)?;
+    refuse_long(&app, &body)?;
     let landed = app.service.put_dataset(upload, extract::stream(body)).await?;
     let status = if landed.value.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(reply(&holder, &landed.value.description()?, status, landed.replayed))
@@ -38,8 +39,17 @@ pub(super) async fn append(
     body: Body,
 ) -> Result<Response, ApiError> {
     let upload = upload(&app, &holder, "append", &name, query.as_deref(), &headers)?;
+    refuse_long(&app, &body)?;
     let landed = app.service.append_rows(upload, extract::stream(body)).await?;
     Ok(reply(&holder, &landed.value.description()?, StatusCode::OK, landed.replayed))
+}
+
+/// Refuses what says itself that it is too long, before anything of it is read.
+fn refuse_long(app: &App, body: &Body) -> Result<(), ApiError> {
+    if app.upload_limit > 0 && body.size_hint().lower() > app.upload_limit {
+        return Err(ServiceError::upload_too_large().into());
+    }
+    Ok(())
 }
 
 pub(super) async fn describe(State(app): State<App>, Path(name): Path<String>, holder: Holder) -> Result<Response, ApiError> {

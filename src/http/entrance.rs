@@ -62,6 +62,17 @@ impl Short {
         }
     }
 
+    /// The model of a path, and what is asked of it.
+    fn named(path: &str) -> Option<(&str, Self)> {
+        let (name, action) = path.strip_prefix("/v1/models/")?.split_once('/')?;
+        let short = match action {
+            "predict" => Self::Predict,
+            "updates" => Self::Learn,
+            _ => return None,
+        };
+        Some((name, short))
+    }
+
     /// What a request is, if it is short, and the model that it names.
     fn of<B: HttpBody>(request: &Request<B>) -> Option<(Self, &str)> {
         if request.method() != Method::POST || request.headers().contains_key(header::CONTENT_ENCODING) {
@@ -71,12 +82,7 @@ impl Short {
         if request.body().size_hint().exact().is_none_or(|length| length > extract::LARGE as u64) {
             return None;
         }
-        let (name, action) = request.uri().path().strip_prefix("/v1/models/")?.split_once('/')?;
-        let short = match action {
-            "predict" => Self::Predict,
-            "updates" => Self::Learn,
-            _ => return None,
-        };
+        let (name, short) = Self::named(request.uri().path())?;
         // Lines and tables may be a stream, which is answered while it arrives.
         if !Dialect::of(request.headers()).is_ok_and(|dialect| dialect == Dialect::Json) {
             return None;
@@ -84,6 +90,14 @@ impl Short {
         // The routes know how an address is decoded.
         (!name.is_empty() && !name.contains('%')).then_some((short, name))
     }
+}
+
+/// Whether rows may come when there are some: nobody has said how many they are, and each is answered, or learnt, by itself.
+fn is_stream_of_rows<B: HttpBody>(request: &Request<B>) -> bool {
+    request.method() == Method::POST
+        && request.body().size_hint().exact().is_none()
+        && Short::named(request.uri().path()).is_some()
+        && Dialect::of(request.headers()).is_ok_and(|dialect| dialect != Dialect::Json)
 }
 
 impl Entrance {
@@ -94,7 +108,10 @@ impl Entrance {
     }
 
     /// Through the routes.
-    async fn routed(&self, request: Request<Arriving>) -> Response {
+    async fn routed(&self, mut request: Request<Arriving>) -> Response {
+        if is_stream_of_rows(&request) {
+            request.body_mut().at_any_rate();
+        }
         let Inner { routes, runtime, .. } = &*self.0;
         // Ends with this future, if the client goes away.
         let mut task = JoinSet::new();
@@ -196,5 +213,21 @@ mod tests {
         assert_eq!([extract::LARGE, extract::LARGE + 1].map(short_enough), [true, false]);
         let unsized_body = Body::from_stream(futures_util::stream::empty::<Result<axum::body::Bytes, Infallible>>());
         assert_eq!(of("POST", "/v1/models/a/predict", None, unsized_body), None);
+    }
+
+    #[test]
+    fn only_rows_of_unknown_number_may_come_as_slowly_as_they_like() {
+        let open = || Body::from_stream(futures_util::stream::empty::<Result<axum::body::Bytes, Infallible>>());
+        for (path, media, body, slow) in [
+            ("/v1/models/a/updates", "application/x-ndjson", open(), true),
+            ("/v1/models/a%20b/predict", "text/csv", open(), true),
+            ("/v1/models/a/updates", "application/x-ndjson", Body::from("{}"), false),
+            ("/v1/models/a/updates", "application/json", open(), false),
+            ("/v1/models/a/labels", "application/x-ndjson", open(), false),
+            ("/v1/datasets/a/rows", "text/csv", open(), false),
+        ] {
+            let request = Request::builder().method("POST").uri(path).header("content-type", media).body(body).unwrap();
+            assert_eq!(is_stream_of_rows(&request), slow, "{path} {media}");
+        }
     }
 }

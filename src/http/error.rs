@@ -112,11 +112,11 @@ impl ApiError {
             r#type: format!("/docs/problems#{}", self.code),
             title: self.title,
             status: self.status.as_u16(),
-            detail: &self.detail,
+            detail: clipped(&self.detail),
             code: self.code,
             request_id: request_id.to_owned(),
             errors: self.errors.iter().map(Named::of).collect(),
-            error: &self.detail,
+            error: clipped(&self.detail),
         }
     }
 
@@ -129,7 +129,7 @@ impl ApiError {
 
     /// The status, the stable code, and what is told, for protocols that have other statuses.
     pub(super) fn told(&self) -> (StatusCode, &'static str, &str) {
-        (self.status, self.code, &self.detail)
+        (self.status, self.code, clipped(&self.detail))
     }
 
     /// The whole response, with the request's id.
@@ -148,6 +148,13 @@ impl ApiError {
         }
         response
     }
+}
+
+/// Characters of a text in a problem. What is wrong may be a name of megabytes, and is told in part.
+const TOLD: usize = 1000;
+
+fn clipped(text: &str) -> &str {
+    text.char_indices().nth(TOLD).map_or(text, |(end, _)| &text[..end])
 }
 
 /// The body of an error.
@@ -176,7 +183,7 @@ struct Named<'a> {
 impl<'a> Named<'a> {
     fn of(fault: &'a Fault) -> Self {
         let line = fault.pointer.strip_prefix("/lines/").and_then(|rest| rest.split('/').next()).and_then(|line| line.parse().ok());
-        Self { pointer: &fault.pointer, line, detail: &fault.detail }
+        Self { pointer: clipped(&fault.pointer), line, detail: clipped(&fault.detail) }
     }
 }
 

@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
+use bytes::BytesMut;
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
@@ -21,6 +22,8 @@ use crate::service::{Fingerprint, Holder, IdempotencyKey, ServiceError};
 
 /// Bodies of more bytes leave the threads that serve connections, and take long enough for their key to be revoked meanwhile.
 pub(super) const LARGE: usize = 64 * 1024;
+/// Pieces of a body that are shorter are copied, and longer ones kept as they came.
+const SMALL: usize = 1024;
 /// Longest wait that `Prefer: wait=N` may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// The wait when nothing is asked for.
@@ -37,7 +40,7 @@ where
         return Err(too_large());
     }
     let mut first = Bytes::new();
-    let (mut rest, mut length) = (Vec::new(), 0);
+    let (mut rest, mut tail, mut length) = (Vec::new(), BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| body_error(error.into().as_ref()))?;
         let Ok(piece) = frame.into_data() else { continue };
@@ -46,8 +49,17 @@ where
             return Err(too_large());
         }
         if !first.is_empty() {
-            // Put together at the end only, in memory that has its size: most bodies that are too long never get there.
-            rest.push(piece);
+            // Put together at the end only, in memory that has its size: most bodies that are too long never get there. But chunks of a byte
+            // would take many times their length each.
+            if piece.len() < SMALL {
+                tail.extend_from_slice(&piece);
+            }
+            if !tail.is_empty() && (tail.len() >= LARGE || piece.len() >= SMALL) {
+                rest.push(tail.split().freeze());
+            }
+            if piece.len() >= SMALL {
+                rest.push(piece);
+            }
             continue;
         }
         first = piece;
@@ -56,9 +68,10 @@ where
             break;
         }
     }
-    if rest.is_empty() {
+    if first.len() == length {
         return Ok(first);
     }
+    rest.push(tail.freeze());
     let mut all = Vec::with_capacity(length);
     all.extend_from_slice(&first);
     rest.iter().for_each(|piece| all.extend_from_slice(piece));
@@ -289,7 +302,29 @@ pub(super) fn name_arm(headers: &mut HeaderMap, arm: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_what_came_in_whatever_pieces() {
+        let all: Vec<u8> = (0..300_000_u32).map(|place| (place % 251) as u8).collect();
+        let cuts: [&[usize]; 6] = [&[300_000], &[1], &[1, 5000], &[1023, 1024, 1025], &[70_000, 1, 1, 3000], &[0, 7]];
+        for cuts in cuts {
+            let mut pieces = Vec::new();
+            let mut left = all.as_slice();
+            for cut in cuts.iter().cycle() {
+                let (piece, rest) = left.split_at((*cut).min(left.len()));
+                pieces.push(Bytes::copy_from_slice(piece));
+                left = rest;
+                if left.is_empty() {
+                    break;
+                }
+            }
+            let body = || Body::from_stream(futures_util::stream::iter(pieces.clone().into_iter().map(Ok::<_, std::io::Error>)));
+            assert!(whole(body(), all.len()).await.unwrap() == all, "{cuts:?}");
+            assert!(whole(body(), all.len() - 1).await.is_err(), "{cuts:?}");
+        }
+    }
 
     #[test]
     fn escapes_of_a_query_are_undone() {

@@ -38,12 +38,23 @@ pub(super) struct Fields {
     pub(super) faults: Vec<Fault>,
 }
 
+/// Values, and members, of a document at the most. Read, each takes many times the bytes that it comes in, and a prior of a thousand
+/// coefficients has a million numbers.
+const VALUES: usize = 1_000_000;
+const MEMBERS: usize = 100_000;
+
 /// Faults reported at the most.
 const REPORTED: usize = 20;
 
 impl Fields {
     /// Reads a body.
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        // Those in a text count too, which is as many at the most.
+        let more_than = |byte: u8, most: usize| memchr::memchr_iter(byte, body).nth(most).is_some();
+        if more_than(b',', VALUES) || more_than(b':', MEMBERS) {
+            let detail = format!("the document has more than {VALUES} values, or more than {MEMBERS} names");
+            return Err(ServiceError::TooLarge(detail).into());
+        }
         match serde_json::from_slice(body) {
             Ok(Value::Object(left)) => Ok(Self { pointer: String::new(), left, faults: Vec::new() }),
             Ok(_) => Err(ServiceError::request("", "the body is a JSON object").into()),
@@ -199,7 +210,8 @@ impl Fields {
 
     /// Every field that nobody asked for is a fault; returns all faults of this object.
     pub(super) fn into_faults(mut self) -> Vec<Fault> {
-        let unknown: Vec<String> = self.left.keys().cloned().collect();
+        // No more are told of, and there may be a million.
+        let unknown: Vec<String> = self.left.keys().take(REPORTED).cloned().collect();
         for field in unknown {
             self.fault(&field, "there is no such field");
         }

@@ -115,7 +115,7 @@ pub(super) struct Connections<A> {
 
 impl<A: Application> Connections<A> {
     pub(super) fn new(config: &Config, application: A, tls: Option<Arc<Tls>>) -> io::Result<Self> {
-        let limits = Limits { idle: config.idle_timeout, header: config.header_timeout, body: config.body_timeout };
+        let limits = Limits::of(config);
         let mut protocol = http1::Builder::new();
         // The socket is guarded by timers of ours, which tell an idle connection from a slow header.
         protocol.header_read_timeout(None).max_header_size(HEADER_LIMIT);
@@ -238,7 +238,7 @@ impl<A: Application> Conversation<A> {
         let Self { application, protocol, limits, poll, progress } = self;
         let service = hyper::service::service_fn(|request: Request<Incoming>| {
             let exchange = Exchange::begin(progress);
-            let request = request.map(|body| Arriving::new(body, progress.clone(), limits.body));
+            let request = request.map(|body| Arriving::new(body, progress.clone(), *limits));
             let (application, poll) = (application.clone(), poll.clone());
             async move {
                 let answer = application.answer(request).await;
@@ -301,6 +301,8 @@ mod tests {
         config.idle_timeout = Duration::from_millis(900);
         config.header_timeout = Duration::from_millis(300);
         config.body_timeout = Duration::from_millis(300);
+        config.answer_timeout = Duration::from_millis(300);
+        config.min_body_rate = 0;
         config.drain_timeout = Duration::from_secs(5);
         adjust(&mut config);
         let router = Router::new()
@@ -422,6 +424,58 @@ mod tests {
         let begun = Instant::now();
         ask(&mut stream, "", "timeout true").await;
         between(begun.elapsed(), 200, 800);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_uses_up_its_time() {
+        let (address, _stop, _task) = start(|config| config.min_body_rate = 1000).await;
+        let head = "POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+        // Never a pause of 300 ms, but 20 bytes a second: after a while, and whatever came at once before.
+        for start in [1, 5000] {
+            let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+            writer.write_all(head.as_bytes()).await.unwrap();
+            writer.write_all(&vec![b'a'; start]).await.unwrap();
+            let begun = Instant::now();
+            let trickle = async {
+                while writer.write_all(b"a").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            let mut piece = [0; 512];
+            let answer = async { reader.read(&mut piece).await.unwrap() };
+            tokio::select! {
+                () = trickle => panic!("closed without an answer"),
+                count = answer => assert!(String::from_utf8_lossy(&piece[..count]).ends_with("timeout true")),
+                () = tokio::time::sleep(Duration::from_secs(5)) => panic!("a body of 20 bytes a second is still waited for"),
+            }
+            between(begun.elapsed(), 250, 1500);
+        }
+        // 50 ms for 100 bytes are twice the rate, however many they are.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.replace("100000", "2000").as_bytes()).await.unwrap();
+        for _ in 0..19 {
+            stream.write_all(&[b'a'; 100]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        ask(&mut stream, &"a".repeat(100), "length 2000").await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_in_drops_uses_up_its_time() {
+        let (address, stop, task) = start(|config| config.min_body_rate = 1 << 30).await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let begun = Instant::now();
+        let mut piece = [0; 4096];
+        // Far less than a gigabyte a second, without a pause.
+        while stream.read(&mut piece).await.is_ok_and(|count| count > 0) {
+            assert!(begun.elapsed() < Duration::from_secs(5), "it is still being answered");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.send(()).unwrap();
+        between(task.await.unwrap(), 0, 300);
     }
 
     #[tokio::test]

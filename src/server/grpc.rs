@@ -4,8 +4,8 @@
 //! takes a reply by opening a window and not by reading the socket. So each connection is watched by its calls: bytes come within
 //! `header_timeout`, and where connections are encrypted a handshake ends within as much again; a connection without a call for `idle_timeout`
 //! is asked to go, and cut if it does not; the message of a call never pauses for more than `body_timeout` (the handler sees
-//! [`super::BodyTimeout`]); and no reply waits for longer than that until the client takes some of it, or the connection is cut with all its
-//! calls. What a call means is not known here: that is `http`.
+//! [`super::BodyTimeout`]); and no reply waits for longer than `answer_timeout` until the client takes some of it, or the
+//! connection is cut with all its calls. What a call means is not known here: that is `http`.
 
 use std::collections::BTreeMap;
 use std::pin::{Pin, pin};
@@ -45,7 +45,7 @@ pub(super) struct Calling {
 
 impl Calling {
     pub(super) fn start(config: &Config, listener: TcpListener, router: Router, tls: Option<Arc<Tls>>) -> Self {
-        let limits = Limits { idle: config.idle_timeout, header: config.header_timeout, body: config.body_timeout };
+        let limits = Limits::of(config);
         let slots = Arc::new(Semaphore::new(config.max_connections));
         let (end, mut ended) = watch::channel(());
         let task = tokio::spawn(async move {
@@ -115,7 +115,7 @@ where
     let watched = calls.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let call = Call::begin(&watched);
-        let request = request.map(|body| Body::new(Arriving::new(body, Arc::default(), limits.body)));
+        let request = request.map(|body| Body::new(Arriving::new(body, Arc::default(), limits)));
         let answer = router.clone().oneshot(request);
         async move { answer.await.map(|response: Response<Body>| response.map(|body| Leaving::new(body, call))) }
     });
@@ -188,12 +188,12 @@ impl Calls {
     fn standing(&self, limits: Limits, now: Instant) -> Standing {
         let book = self.book();
         if let Some(since) = book.leaving.values().min() {
-            let due = *since + limits.body;
+            let due = *since + limits.answer;
             return if due <= now { Standing::Stuck } else { Standing::Well(due) };
         }
         if book.open > 0 {
             // Whatever begins to wait in the meantime is not due before then.
-            return Standing::Well(now + limits.body.min(limits.idle));
+            return Standing::Well(now + limits.answer.min(limits.idle));
         }
         // Where nothing was ever called, the connection has been open for as long as an idle one may be, or it would not be looked at.
         let due = book.idle.map(|since| since + limits.idle);

@@ -2,8 +2,13 @@
 //!
 //! `axum::serve` sets no timers, so a client that sends a byte an hour would hold a connection for good. Here each connection is held to
 //! four limits: the first byte of a request comes within `idle_timeout`, its header ends within `header_timeout` of that, its body never
-//! pauses for more than `body_timeout` (the handler sees [`BodyTimeout`] and answers 408), and the client takes the response without such
-//! a pause either. Where connections are encrypted, all of this is about encrypted bytes, and the handshake has `header_timeout` for itself.
+//! pauses for more than `body_timeout` (the handler sees [`BodyTimeout`] and answers 408), and the client takes the response without a
+//! pause of more than `answer_timeout`. Where connections are encrypted, all of this is about
+//! encrypted bytes, and the handshake has `header_timeout` for itself.
+//!
+//! A byte now and then is no pause, and would hold a connection for good as well. So what moves more slowly than `min_body_rate` uses up its
+//! time: what was waited for counts, and every byte gives back what it may take. Streams of rows are let off this, since they may have
+//! nothing to say for long (`http` knows which these are).
 
 use std::future::Future;
 use std::io;
@@ -18,6 +23,8 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+use crate::config::Config;
 
 /// How long a client that is still sending, though its request was answered, is listened to, so that it gets to read the answer: closing
 /// a socket with unread bytes resets the connection, and the answer is lost with it.
@@ -34,6 +41,21 @@ pub(super) struct Limits {
     pub(super) idle: Duration,
     pub(super) header: Duration,
     pub(super) body: Duration,
+    pub(super) answer: Duration,
+    /// Bytes a second below which a body or an answer uses up its time; 0 is any.
+    pub(super) rate: u64,
+}
+
+impl Limits {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            idle: config.idle_timeout,
+            header: config.header_timeout,
+            body: config.body_timeout,
+            answer: config.answer_timeout,
+            rate: config.min_body_rate,
+        }
+    }
 }
 
 /// How far a connection is; shared by its socket, its request's body and its response's body.
@@ -71,15 +93,17 @@ impl Drop for Exchange {
 /// when it goes off, or when the next wait ends before that.
 #[derive(Debug, Default)]
 struct Patience {
-    /// When what is waited for now is overdue.
-    due: Option<Instant>,
+    /// Since when there is a wait.
+    since: Option<Instant>,
+    /// What earlier waits have used up of the limit.
+    spent: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
-    /// Ready when the wait, begun by the first of these calls, has taken `limit`.
+    /// Ready when the wait, begun by the first of these calls, has taken what is left of `limit`.
     fn poll(&mut self, limit: Duration, context: &mut Context<'_>) -> Poll<()> {
-        let due = *self.due.get_or_insert_with(|| Instant::now() + limit);
+        let due = *self.since.get_or_insert_with(Instant::now) + limit.saturating_sub(self.spent);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if due < timer.deadline() {
             timer.as_mut().reset(due);
@@ -93,24 +117,48 @@ impl Patience {
         }
     }
 
+    /// What was waited for is here, and with it the whole of the limit again.
     fn reset(&mut self) {
-        self.due = None;
+        (self.since, self.spent) = (None, Duration::ZERO);
+    }
+
+    /// The wait is over: so many bytes have moved, of what should be `rate` a second at least.
+    fn moved(&mut self, bytes: usize, rate: u64) {
+        self.grant(bytes, rate);
+        self.since = None;
+    }
+
+    /// Gives back time for so many bytes, to a wait that goes on.
+    fn grant(&mut self, bytes: usize, rate: u64) {
+        let waited = self.since.as_mut().map_or(Duration::ZERO, |since| {
+            let now = Instant::now();
+            now - std::mem::replace(since, now)
+        });
+        // Without a minimum, a byte is as good as many.
+        let granted = (bytes as u64).saturating_mul(1_000_000).checked_div(rate).map_or(Duration::MAX, Duration::from_micros);
+        self.spent = (self.spent + waited).saturating_sub(granted);
     }
 }
 
-/// A request's body that fails with [`BodyTimeout`] when it stops arriving. The time runs only while the handler waits for bytes.
+/// A request's body that fails with [`BodyTimeout`] when it stops arriving, or trickles. The time runs only while the handler waits for bytes.
 #[derive(Debug)]
 pub struct Arriving {
     body: Incoming,
     progress: Arc<Progress>,
     limit: Duration,
+    rate: u64,
     patience: Patience,
     ended: bool,
 }
 
 impl Arriving {
-    pub(super) fn new(body: Incoming, progress: Arc<Progress>, limit: Duration) -> Self {
-        Self { body, progress, limit, patience: Patience::default(), ended: false }
+    pub(super) fn new(body: Incoming, progress: Arc<Progress>, limits: Limits) -> Self {
+        Self { body, progress, limit: limits.body, rate: limits.rate, patience: Patience::default(), ended: false }
+    }
+
+    /// Lets it arrive as slowly as its sender likes, as long as it does not pause.
+    pub(crate) fn at_any_rate(&mut self) {
+        self.rate = 0;
     }
 }
 
@@ -122,7 +170,8 @@ impl HttpBody for Arriving {
         let this = self.get_mut();
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(frame) => {
-                this.patience.reset();
+                let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+                this.patience.moved(bytes, this.rate);
                 this.ended = frame.is_none();
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
@@ -213,7 +262,7 @@ impl Guarded {
     fn written(&mut self, outcome: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match outcome {
             Poll::Ready(outcome) => {
-                self.writing.reset();
+                self.writing.moved(outcome.as_ref().copied().unwrap_or_default(), self.limits.rate);
                 if !self.header_begun {
                     // The end of a response is still being taken; only then the wait for the next request begins. It begins here, because the
                     // socket may not be looked at before something arrives.
@@ -225,7 +274,7 @@ impl Guarded {
                 Poll::Ready(outcome)
             }
             Poll::Pending => {
-                ready!(self.writing.poll(self.limits.body, context));
+                ready!(self.writing.poll(self.limits.answer, context));
                 Poll::Ready(Err(timed_out("the response was not taken in time")))
             }
         }
@@ -247,13 +296,18 @@ impl AsyncRead for Guarded {
         }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut this.socket).poll_read(context, buffer);
+        let arrived = buffer.filled().len() - before;
+        if arrived > 0 {
+            // Many send everything before they read: whoever is at the one is not late with the other.
+            this.writing.grant(arrived, this.limits.rate);
+        }
         if this.progress.answering.load(Ordering::Relaxed) {
             // A request's body: its own time runs where it is waited for.
             return outcome;
         }
         match outcome {
             Poll::Ready(outcome) => {
-                if buffer.filled().len() > before && !this.header_begun {
+                if arrived > 0 && !this.header_begun {
                     this.header_begun = true;
                     this.reading.reset();
                 }

@@ -5,6 +5,7 @@
 
 mod busy_poll;
 mod connections;
+mod files;
 mod grpc;
 mod guard;
 mod probe;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use connections::Application;
+pub use files::allow_files;
 pub use guard::{Arriving, BodyTimeout};
 pub use probe::probe;
 pub use tls::TlsFault;

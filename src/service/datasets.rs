@@ -330,7 +330,7 @@ impl Service {
                 let piece = piece?;
                 total += piece.len() as u64;
                 if total > limit {
-                    return Err(ServiceError::TooLarge("the upload is larger than this server takes".to_owned()));
+                    return Err(ServiceError::upload_too_large());
                 }
                 if let Some(fingerprint) = &mut fingerprint {
                     fingerprint.add(&piece);

@@ -135,6 +135,12 @@ impl ServiceError {
         Self::request("/prior/model", "there is no such pretrained model or version")
     }
 
+    /// An upload is longer than one may be.
+    #[must_use]
+    pub fn upload_too_large() -> Self {
+        Self::TooLarge("the upload is larger than this server takes".to_owned())
+    }
+
     /// One fault of a request at a JSON pointer.
     pub(crate) fn request(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Request(vec![Fault { pointer: pointer.into(), detail: detail.into() }])

@@ -18,6 +18,7 @@ use super::{IdempotencyKey, Replayable, Service};
 use crate::features::{Encoding, Feature};
 use crate::frame::{ColumnType, Fault, Schema};
 use crate::model::{Covariance, Document, Form, Specification, Validation, name};
+use crate::planted;
 use crate::store::{self, Connection};
 
 /// The columns that a fit reads, and what they are to it.
@@ -92,9 +93,16 @@ async fn fit_and_store(
 ) -> Result<u64, ServiceError> {
     let serve = plan.specification.serve;
     let read = (opened.description.row.id, opened.description.row.revision);
-    let worker = running.clone();
+    let (worker, named) = (running.clone(), model.to_owned());
     let handle = tokio::runtime::Handle::current();
-    let (document, state) = aside(move || estimate::compute(&handle, &worker, plan, Arc::new(opened)), "a fit panicked").await?;
+    let (document, state) = aside(
+        move || {
+            planted::stumble(&named, "fitting");
+            estimate::compute(&handle, &worker, plan, Arc::new(opened))
+        },
+        "a fit panicked",
+    )
+    .await?;
     if running.is_cancelled() {
         return Err(ServiceError::Cancelled);
     }

@@ -25,6 +25,7 @@ use crate::frame::Fault;
 use crate::lsq;
 use crate::model::monitor::Mark;
 use crate::model::{DriftAction, State};
+use crate::planted;
 use crate::store::idempotency::About;
 use crate::store::updates::LogRecord;
 use crate::store::{self, Connection, StoreError};
@@ -391,6 +392,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
                 continue;
             }
         }
+        planted::stumble(&version.model, "learning");
         match step(&version, &mut working.state, cells, &mut scratch) {
             Ok(mark) => working.marks.extend(mark),
             Err(error) => {

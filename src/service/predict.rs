@@ -12,6 +12,7 @@ use crate::frame::InputSchema;
 use crate::frame::rows::Rows;
 use crate::model::State;
 use crate::model::prediction::{Answer, Question, answer};
+use crate::planted;
 use crate::telemetry;
 
 /// Who answers a request: settled once, before its rows are read, for every dialect.
@@ -89,6 +90,7 @@ impl Answerer {
 
     /// The answer to rows, all of it finite.
     pub(super) fn answer(&self, rows: &Rows, question: Question) -> Result<Answer, ServiceError> {
+        planted::stumble(&self.version.model, "predicting");
         let own = self.own(rows);
         let answer = answer(&self.state, &self.version.design, rows.count, &own, question);
         let targets = self.version.document.target.len().max(1);

@@ -6,6 +6,7 @@
 //! The first thing that goes wrong ends the stream.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -82,7 +83,10 @@ impl Service {
         tokio::spawn(async move {
             let gone = sender.clone();
             let run = async {
-                while let Some(told) = flow.next().await {
+                loop {
+                    // Without a word, answers that break off would be taken for all of them.
+                    let told = AssertUnwindSafe(flow.next()).catch_unwind().await;
+                    let Some(told) = told.unwrap_or_else(|_| Some(Err(flow.panicked()))) else { return };
                     let bytes = told.as_ref().map_or(0, Bytes::len).min(ahead);
                     // The semaphore is never closed.
                     let room = waiting.clone().acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok();
@@ -225,6 +229,9 @@ impl Source {
     }
 }
 
+/// What is told of work that panicked.
+const PANICKED: ServiceError = ServiceError::Internal("the work on a stream panicked");
+
 /// A batch that is being answered.
 struct InFlight {
     span: (u64, u64),
@@ -297,6 +304,12 @@ where
         None
     }
 
+    /// What is told of a panic, after which nothing goes on: what was told before it was answered, and nothing else.
+    fn panicked(&mut self) -> Broken {
+        self.over = true;
+        Broken { first: self.in_flight.front().map_or_else(|| self.source.next(), |waiting| waiting.span.0), last: None, error: PANICKED }
+    }
+
     /// Takes a batch and has it answered.
     fn send(&mut self) {
         if let Err(broken) = self.try_send() {
@@ -324,10 +337,10 @@ where
                 let outcome = answering.work(&part, &reading, &mut rows);
                 (outcome, rows)
             };
-            let panicked = || (Err(ServiceError::Internal("the work on a stream panicked")), Rows::default());
-            tokio::task::spawn_blocking(work).map(move |done| done.unwrap_or_else(|_| panicked())).boxed()
+            tokio::task::spawn_blocking(work).map(|done| done.unwrap_or_else(|_| (Err(PANICKED), Rows::default()))).boxed()
         } else {
-            let outcome = self.answering.work(&part, &self.reading, &mut rows);
+            let work = AssertUnwindSafe(|| self.answering.work(&part, &self.reading, &mut rows));
+            let outcome = std::panic::catch_unwind(work).unwrap_or(Err(PANICKED));
             std::future::ready((outcome, rows)).boxed()
         };
         self.in_flight.push_back(InFlight { span, work });

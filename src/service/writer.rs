@@ -5,10 +5,12 @@
 //! Results become visible (`publish`) after the commit and before the reply: what was answered is on disk, and what is on disk is served.
 //! A failed write or sync ends all writing for good: after it nobody can tell what is on disk, so nothing more is acknowledged.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -102,9 +104,14 @@ impl Writer {
         let (alarm, alarmed) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let flag = broken.clone();
-        let thread = std::thread::Builder::new()
-            .name("lsqd-writer".to_owned())
-            .spawn(move || runtime.block_on(run(connection, receiver, &flag, &alarm, &drifts)))?;
+        let thread = std::thread::Builder::new().name("lsqd-writer".to_owned()).spawn(move || {
+            let writing = AssertUnwindSafe(|| runtime.block_on(run(connection, receiver, &flag, &alarm, &drifts)));
+            if catch_unwind(writing).is_err() {
+                // Nobody would write any more, and nobody would know.
+                flag.store(true, Ordering::Release);
+                alarm.send_replace(true);
+            }
+        })?;
         Ok((Self { queue, broken }, thread, alarmed))
     }
 
@@ -262,14 +269,19 @@ async fn run(
             commit_group(&mut connection, &mut operations, &mut updates, drifts).await
         };
         pace = Pace { updates: size, commit: begun.elapsed() };
-        if let Err(error) = outcome {
-            if let ServiceError::Store(cause) = &error {
-                tracing::error!(error = %cause, "a commit failed; nothing in it was acknowledged");
-                if is_final(cause) {
-                    broken.store(true, Ordering::Release);
-                    alarm.send_replace(true);
-                }
+        // One of them panicked: each by itself now, so that only that one fails.
+        let again = if outcome.is_ok() { std::mem::take(&mut updates) } else { Vec::new() };
+        for update in again {
+            let mut alone = vec![update];
+            let outcome = if size > 1 { commit_group(&mut connection, &mut operations, &mut alone, drifts).await } else { Ok(()) };
+            let error = outcome.err().unwrap_or(PANICKED);
+            if !alone.is_empty() {
+                note(&error, broken, alarm);
+                learn::fail(alone.drain(..), &error);
             }
+        }
+        if let Err(error) = outcome {
+            note(&error, broken, alarm);
             for operation in operations.drain(..) {
                 operation.settle(Err(error.clone()));
             }
@@ -297,13 +309,27 @@ impl Pace {
     }
 }
 
+/// Says that a commit failed, and stops all writing if nobody knows what is on disk now.
+fn note(error: &ServiceError, broken: &AtomicBool, alarm: &watch::Sender<bool>) {
+    let ServiceError::Store(cause) = error else { return };
+    tracing::error!(error = %cause, "a commit failed; nothing in it was acknowledged");
+    if is_final(cause) {
+        broken.store(true, Ordering::Release);
+        alarm.send_replace(true);
+    }
+}
+
 /// A full disk may clear; after a failed write or sync nobody knows what is on disk.
 fn is_final(error: &StoreError) -> bool {
     const FULL: i32 = 13;
     error.is_storage_failure() && error.primary_code() != Some(FULL)
 }
 
-/// One transaction: operations in their order, each in a savepoint, then the updates; on success everything is settled and drained.
+/// What is told of work that panicked.
+const PANICKED: ServiceError = ServiceError::Internal("a change panicked");
+
+/// One transaction: operations in their order, each in a savepoint, then the updates; on success everything is settled and drained, but for
+/// the updates if one of them panicked: then nothing was done of them.
 async fn commit_group(
     connection: &mut Connection,
     operations: &mut Vec<Box<dyn Operation>>,
@@ -312,7 +338,7 @@ async fn commit_group(
 ) -> Result<(), ServiceError> {
     store::begin(connection).await?;
     let applied = apply_group(connection, operations, updates).await;
-    let (outcomes, learnt) = match applied {
+    let (outcomes, mut learnt) = match applied {
         Ok(applied) => applied,
         Err(error) => {
             // The rollback's own failure says nothing new.
@@ -320,7 +346,6 @@ async fn commit_group(
             return Err(error);
         }
     };
-    let mut learnt = Some(learnt);
     if planted::has(Bug::ReplyBeforeCommit)
         && let Some(learnt) = learnt.take()
     {
@@ -345,11 +370,12 @@ async fn apply_group(
     connection: &mut Connection,
     operations: &mut [Box<dyn Operation>],
     updates: &mut [UpdateRequest],
-) -> Result<(Vec<Result<(), ServiceError>>, learn::Learnt), ServiceError> {
+) -> Result<(Vec<Result<(), ServiceError>>, Option<learn::Learnt>), ServiceError> {
     let mut outcomes = Vec::with_capacity(operations.len());
     for operation in operations {
         store::savepoint(connection).await?;
-        let outcome = operation.apply(connection).await;
+        // What panics has shared nothing with others yet: what it did is undone, and what it held is dropped.
+        let outcome = AssertUnwindSafe(operation.apply(connection)).catch_unwind().await.unwrap_or(Err(PANICKED));
         if let Err(ServiceError::Store(cause)) = &outcome
             && cause.is_storage_failure()
         {
@@ -358,7 +384,23 @@ async fn apply_group(
         store::end_savepoint(connection, outcome.is_ok()).await?;
         outcomes.push(outcome);
     }
-    let learnt = learn::apply(connection, updates).await?;
+    // Where there is nothing but updates, all of the transaction can be undone.
+    let beside = !outcomes.is_empty() && !updates.is_empty();
+    if beside {
+        store::savepoint(connection).await?;
+    }
+    let learnt = match AssertUnwindSafe(learn::apply(connection, updates)).catch_unwind().await {
+        Ok(learnt) => Some(learnt?),
+        Err(_) if beside => None,
+        Err(_) => {
+            store::rollback(connection).await?;
+            store::begin(connection).await?;
+            None
+        }
+    };
+    if beside {
+        store::end_savepoint(connection, learnt.is_some()).await?;
+    }
     Ok((outcomes, learnt))
 }
 

@@ -381,6 +381,7 @@ async fn impatient() -> Server {
     let server = Server::start_with(|config| {
         config.header_timeout = Duration::from_millis(300);
         config.body_timeout = Duration::from_millis(500);
+        config.answer_timeout = Duration::from_millis(500);
         config.idle_timeout = Duration::from_millis(900);
     })
     .await;

@@ -1,7 +1,6 @@
-//! Packed bodies: unpacked as they arrive, and bombs that end at their limit.
+//! Packed bodies, unpacked as they arrive. What bombs cost is measured in `tests/weather`.
 
 use async_compression::tokio::bufread::{GzipEncoder, ZlibEncoder, ZstdEncoder};
-use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, BufReader};
 
@@ -75,43 +74,6 @@ async fn packed_bodies_do_what_plain_ones_do() {
     server.get("/v1/datasets/bent").refused(404, "dataset_not_found").await;
     let unknown = server.put("/v1/datasets/bent").header("content-encoding", "br").csv("x\n1\n");
     unknown.refused(415, "unsupported_media_type").await;
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bomb_ends_at_its_limit_and_costs_little() {
-    let server = crate::predict_stream::Alone::start();
-    // A quarter of a gigabyte of rows, in a megabyte or so: with a target, to be learnt or stored, and without, to be answered.
-    let mut bombs = Vec::new();
-    for encoding in ENCODINGS {
-        for row in [&b"{\"x\":1.5,\"y\":1.5}\n"[..], b"{\"x\":1.5}\n"] {
-            let rows = bytes::Bytes::from(row.repeat((1 << 20) / row.len()));
-            let rows = futures_util::stream::repeat(rows).take(256).map(Ok::<_, std::io::Error>);
-            bombs.push((encoding, pack(encoding, tokio_util::io::StreamReader::new(rows)).await));
-        }
-    }
-    let before = server.memory();
-    for (place, (encoding, bomb)) in bombs.iter().enumerate() {
-        let learnt = place % 2 == 0;
-        for (what, accept) in [
-            ("PUT /v1/datasets/bomb", "*/*"),
-            ("POST /v1/models/line/predict", "*/*"),
-            ("POST /v1/models/line/updates", "application/json"),
-            ("POST /v1/models/line/updates", "application/x-ndjson"),
-            ("POST /v1/models/line/fits", "*/*"),
-        ] {
-            if learnt == what.contains("predict") {
-                continue;
-            }
-            let headers = format!("content-encoding: {encoding}\r\naccept: {accept}\r\ncontent-length: {}", bomb.len());
-            let reply = server.ask_with(what, "application/x-ndjson", &headers, bomb);
-            let told = reply.contains("\"status\":413") && reply.contains("unpacks to more than 200 times its length");
-            assert!(told, "{encoding} {what}: {}", &reply[reply.len().saturating_sub(600)..]);
-        }
-        assert!(server.ask("GET /v1/datasets/bomb", "", b"").starts_with("HTTP/1.1 404"));
-    }
-    let grown = server.memory() - before;
-    assert!(grown < 64.0, "it took {grown} MiB more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! The shim becomes the default of this process, so that a server started here runs on it without knowing. It looks only at files in a
 //! folder that a [`Disk`] was made for; everything else passes through. It can fail a chosen operation, and it can write down every change
 //! of a file and every sync, in one order with what the test marks as acknowledged: `power` makes from that what a power cut could leave.
+//! It can be small, too: a file that would grow past what is left of a quota finds the disk full, as on a real one.
 //! No sync reaches the machine's disk, here a power cut is only played. What a file's bytes mean is not known here.
 //!
 //! Reference: <https://sqlite.org/c3ref/vfs.html>, <https://sqlite.org/c3ref/io_methods.html>.
@@ -91,6 +92,10 @@ struct State {
     /// Operations so far that each of [`Fault::ALL`] can hit.
     counts: [usize; Fault::ALL.len()],
     struck: usize,
+    /// Bytes that there is room for.
+    quota: Option<u64>,
+    /// Bytes of each file, while there is a quota.
+    lengths: BTreeMap<String, u64>,
     recording: bool,
     trace: Vec<Event>,
 }
@@ -131,7 +136,44 @@ impl Disk {
         self.state().plan = None;
     }
 
-    /// How often the plan has struck.
+    /// Has room for so many bytes from now on, those of its files so far among them.
+    pub(crate) fn limit(&self, folder: &Path, bytes: u64) {
+        let mut state = self.state();
+        let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        state.lengths = files.map(|file| (file.file_name().into_string().unwrap(), file.metadata().unwrap().len())).collect();
+        state.quota = Some(bytes);
+        state.struck = 0;
+    }
+
+    /// Bytes of its files, while there is a quota.
+    pub(crate) fn taken(&self) -> u64 {
+        self.state().lengths.values().sum()
+    }
+
+    /// Whether there is room for a file to be so long; if so, it is taken.
+    fn makes_room(&self, name: &str, length: u64) -> bool {
+        let mut state = self.state();
+        let Some(quota) = state.quota else { return true };
+        let own = state.lengths.get(name).copied().unwrap_or_default();
+        let others = state.lengths.values().sum::<u64>() - own;
+        let fits = length <= own || others + length <= quota;
+        if fits {
+            state.lengths.insert(name.to_owned(), own.max(length));
+        } else {
+            state.struck += 1;
+        }
+        fits
+    }
+
+    /// A file has another length now.
+    fn resized(&self, name: &str, length: u64) {
+        let mut state = self.state();
+        if state.quota.is_some() {
+            state.lengths.insert(name.to_owned(), length);
+        }
+    }
+
+    /// How often the plan has struck, or the quota.
     pub(crate) fn struck(&self) -> usize {
         self.state().struck
     }
@@ -313,6 +355,7 @@ unsafe extern "C" fn delete(_: *mut sqlite::sqlite3_vfs, path: *const c_char, sy
             return sqlite::SQLITE_IOERR_DELETE;
         }
         place.disk.note(|| Event::Delete { file: place.name.clone(), durable: sync_folder != 0 });
+        place.disk.resized(&place.name, 0);
     }
     // SAFETY: the arguments are SQLite's own.
     unsafe { ((*REAL.0).xDelete.unwrap())(REAL.0, path, 0) }
@@ -354,6 +397,9 @@ unsafe extern "C" fn write(file: Handle, buffer: *const c_void, amount: c_int, o
         Some(Fault::Io | Fault::Sync) => return sqlite::SQLITE_IOERR_WRITE,
     };
     if let Some(place) = unsafe { place(file) } {
+        if !place.disk.makes_room(&place.name, u64::try_from(offset).unwrap() + u64::from(amount.unsigned_abs())) {
+            return sqlite::SQLITE_FULL;
+        }
         place.disk.note(|| {
             // SAFETY: SQLite hands over `amount` readable bytes at least.
             let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), amount.unsigned_abs() as usize) };
@@ -370,6 +416,7 @@ unsafe extern "C" fn truncate(file: Handle, length: sqlite::sqlite3_int64) -> c_
     }
     if let Some(place) = unsafe { place(file) } {
         place.disk.note(|| Event::Truncate { file: place.name.clone(), length: usize::try_from(length).unwrap() });
+        place.disk.resized(&place.name, u64::try_from(length).unwrap());
     }
     pass!(xTruncate, file, length)
 }

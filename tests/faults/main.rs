@@ -5,6 +5,7 @@
 //! - [`acknowledged_facts_survive_power_cuts`] cuts the power at random places of a busy life and looks at what may be left. For ten
 //!   thousand images: `LSQD_POWER_CUTS=10000 cargo test --test faults power_cuts -- --nocapture`.
 //! - [`damage`] spoils the files behind the server's back.
+//! - [`full`] fills the disk and frees it, again and again.
 //!
 //! Kills of the real process are in `tests/crash`. What is promised and how it is shown: `docs/reliability.md`.
 
@@ -12,6 +13,7 @@
 
 mod damage;
 mod disk;
+mod full;
 mod ledger;
 mod migrations;
 mod power;

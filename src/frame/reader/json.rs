@@ -441,14 +441,20 @@ fn string_end(text: &[u8]) -> Option<usize> {
 
 /// The names in `columns`.
 fn columns(text: &[u8]) -> Result<Vec<String>, ReadError> {
-    let (mut names, mut wrong) = (Vec::new(), None);
-    elements(text, |item| match item {
-        Item::Scalar(super::token::Token::Text(name)) => names.push(name.into_owned()),
-        _ => wrong = wrong.or(Some(names.len())),
+    let (mut names, mut wrong, mut count) = (Vec::new(), None, 0);
+    elements(text, |item| {
+        match item {
+            // A name takes more as one than in the text, so no more are kept than a table can have.
+            Item::Scalar(super::token::Token::Text(name)) if count < WIDEST => names.push(name.into_owned()),
+            Item::Scalar(super::token::Token::Text(_)) => {}
+            _ => wrong = wrong.or(Some(count)),
+        }
+        count += 1;
     })
     .map_err(|mistake| ReadError::syntax("/columns", mistake))?;
     match wrong {
         Some(place) => Err(ReadError::fault(format!("/columns/{place}"), format!("column {}: the name is not a text", place + 1))),
+        None if count > WIDEST => Err(ReadError::TooWide),
         None => Ok(names),
     }
 }
