@@ -6,13 +6,13 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use faer::MatRef;
 
-use super::design::powers;
-use super::{Design, Encoding};
+use super::encoding::powers;
+use super::{Design, Encoding, RawColumn};
 
-/// The columns that a fit reads, in the order in which their arrays are handed to [`assemble`]: features, targets, weights.
+/// The columns that a fit reads, in the order in which their arrays are handed to [`assemble`]: those of the design, targets, weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Roles<'a> {
-    /// What the feature columns become.
+    /// What the first columns become.
     pub design: &'a Design,
     /// How many targets, q.
     pub targets: usize,
@@ -31,6 +31,8 @@ pub struct Block {
     response: Vec<f64>,
     weights: Vec<f64>,
     kept: Vec<usize>,
+    /// Cells of features that are more than a copy of theirs.
+    raw: Vec<Vec<f64>>,
 }
 
 impl Block {
@@ -79,19 +81,34 @@ pub enum BlockError {
     NegativeWeight(usize),
 }
 
-/// Fills `block` with the complete rows of `rows` (a range of the frame): rows in which no feature, target or weight is missing.
+/// Whether nothing that must be there is missing in a row.
+fn is_complete(design: &Design, arrays: &[ArrayRef], row: usize) -> bool {
+    arrays.iter().enumerate().all(|(index, array)| array.is_valid(row) || is_optional(design, index))
+}
+
+/// Whether cells of an array may be missing.
+fn is_optional(design: &Design, index: usize) -> bool {
+    design.columns().get(index).is_some_and(|column| !column.required)
+}
+
+/// The complete rows of a range.
+fn keep(design: &Design, arrays: &[ArrayRef], rows: std::ops::Range<usize>, kept: &mut Vec<usize>) {
+    kept.clear();
+    if arrays.iter().enumerate().all(|(index, array)| array.null_count() == 0 || is_optional(design, index)) {
+        kept.extend(rows);
+    } else {
+        kept.extend(rows.filter(|&row| is_complete(design, arrays, row)));
+    }
+}
+
+/// Fills `block` with the complete rows of `rows` (a range of the frame): rows in which nothing that must be there is missing.
 /// Returns how many rows were left out.
 ///
 /// # Errors
 /// See [`BlockError`].
 pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usize>, block: &mut Block) -> Result<usize, BlockError> {
-    block.kept.clear();
-    if arrays.iter().all(|array| array.null_count() == 0) {
-        block.kept.extend(rows.clone());
-    } else {
-        block.kept.extend(rows.clone().filter(|&row| arrays.iter().all(|array| array.is_valid(row))));
-    }
-    let kept = std::mem::take(&mut block.kept);
+    let mut kept = std::mem::take(&mut block.kept);
+    keep(roles.design, arrays, rows.clone(), &mut kept);
     let count = kept.len();
     block.rows = count;
     block.columns = roles.design.width();
@@ -100,35 +117,125 @@ pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usi
     block.design.resize(count * block.columns, 0.0);
     block.design_low.clear();
     block.design_low.resize(if roles.design.is_extended() { count * block.columns } else { 0 }, 0.0);
-    let features = roles.design.features();
+    let columns = roles.design.columns();
     let mut result = Ok(());
-    for (index, (feature, array)) in features.iter().zip(arrays).enumerate() {
-        let columns = roles.design.columns_of(index);
-        let out = &mut block.design[columns.start * count..columns.end * count];
+    for (index, feature) in roles.design.features().iter().enumerate() {
+        let (places, own) = (roles.design.places(index), roles.design.columns_of(index));
+        let out = &mut block.design[own.start * count..own.end * count];
         result = result.and(match &feature.encoding {
-            Encoding::Identity => numbers(array, &kept, out),
+            Encoding::Identity => numbers(&arrays[places[0]], &kept, out),
             Encoding::Polynomial { degree } => {
-                let low = &mut block.design_low[columns.start * count..columns.end * count];
-                numbers(array, &kept, &mut out[..count]).map(|()| raise(*degree as usize, count, out, low))
+                let low = &mut block.design_low[own.start * count..own.end * count];
+                numbers(&arrays[places[0]], &kept, &mut out[..count]).map(|()| raise(*degree as usize, count, out, low))
             }
-            Encoding::Onehot { levels, drop_first, .. } => indicators(array, levels, *drop_first, &kept, out),
+            Encoding::Onehot { levels, drop_first, .. } => indicators(&arrays[places[0]], levels, *drop_first, &kept, out),
+            encoding => {
+                block.raw.resize_with(places.len().max(block.raw.len()), Vec::new);
+                let mut read = Ok(());
+                for (raw, &place) in block.raw.iter_mut().zip(places) {
+                    read = read.and(cells(&arrays[place], &columns[place], &kept, raw));
+                }
+                read.map(|()| {
+                    let mut row = vec![0.0; own.len()];
+                    for position in 0..count {
+                        row.fill(0.0);
+                        encoding.encode(|part| block.raw[part][position], &mut row, &mut []);
+                        row.iter().enumerate().for_each(|(column, value)| out[column * count + position] = *value);
+                    }
+                })
+            }
         });
     }
     block.response.clear();
     block.response.resize(count * roles.targets, 0.0);
-    for (target, array) in arrays[features.len()..].iter().take(roles.targets).enumerate() {
+    for (target, array) in arrays[columns.len()..].iter().take(roles.targets).enumerate() {
         result = result.and(numbers(array, &kept, &mut block.response[target * count..(target + 1) * count]));
     }
     block.weights.clear();
     if roles.weighted {
         block.weights.resize(count, 0.0);
-        result = result.and(numbers(&arrays[features.len() + roles.targets], &kept, &mut block.weights));
+        result = result.and(numbers(&arrays[columns.len() + roles.targets], &kept, &mut block.weights));
         if let Some(position) = block.weights.iter().position(|weight| *weight < 0.0) {
             result = result.and(Err(BlockError::NegativeWeight(kept[position])));
         }
     }
     block.kept = kept;
     result.map(|()| rows.len() - count)
+}
+
+/// The cells of complete rows, column by column, as a request would hold them.
+#[derive(Debug, Default)]
+pub struct Cells {
+    kept: Vec<usize>,
+    columns: Vec<Vec<f64>>,
+}
+
+impl Cells {
+    /// Reads the complete rows of a range of a frame.
+    ///
+    /// # Errors
+    /// See [`BlockError`].
+    pub fn read(&mut self, design: &Design, arrays: &[ArrayRef], rows: std::ops::Range<usize>) -> Result<(), BlockError> {
+        keep(design, arrays, rows, &mut self.kept);
+        self.columns.resize_with(design.columns().len(), Vec::new);
+        let columns = design.columns().iter().zip(arrays).zip(&mut self.columns);
+        columns.into_iter().try_for_each(|((column, array), out)| cells(array, column, &self.kept, out))
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Where a row stands in its frame.
+    #[must_use]
+    pub fn place(&self, row: usize) -> usize {
+        self.kept[row]
+    }
+
+    /// A cell.
+    #[must_use]
+    pub fn cell(&self, row: usize, column: usize) -> f64 {
+        self.columns[column][row]
+    }
+}
+
+/// The cells of a column in some rows: numbers, a level's index, a timestamp's microseconds; NaN where it is missing.
+fn cells(array: &ArrayRef, column: &RawColumn, kept: &[usize], out: &mut Vec<f64>) -> Result<(), BlockError> {
+    out.clear();
+    out.resize(kept.len(), f64::NAN);
+    if array.null_count() == array.len() {
+        return Ok(());
+    }
+    if let Some((levels, _)) = &column.levels {
+        let found = level_texts(array)?;
+        let places: std::collections::HashMap<&str, usize> = (0..).zip(levels).map(|(index, level)| (level.as_str(), index)).collect();
+        let places: Vec<Option<usize>> = found.texts.iter().map(|text| places.get(text.as_str()).copied()).collect();
+        for (out, &row) in out.iter_mut().zip(kept) {
+            let level = places.get(found.codes[row]).copied().flatten().ok_or(BlockError::Level)?;
+            #[allow(clippy::cast_precision_loss)] // a level's index
+            {
+                *out = level as f64;
+            }
+        }
+        return Ok(());
+    }
+    if let DataType::Timestamp(..) = array.data_type() {
+        let values = array.as_primitive::<TimestampMicrosecondType>().values();
+        for (out, &row) in out.iter_mut().zip(kept) {
+            #[allow(clippy::cast_precision_loss)] // exact for three centuries around 1970
+            {
+                *out = values[row] as f64;
+            }
+        }
+    } else {
+        numbers(array, kept, out)?;
+    }
+    if array.null_count() > 0 {
+        out.iter_mut().zip(kept).filter(|(_, row)| array.is_null(**row)).for_each(|(out, _)| *out = f64::NAN);
+    }
+    Ok(())
 }
 
 /// Fills the columns of the second and higher powers from the first, with what rounding leaves behind.
@@ -233,22 +340,22 @@ fn indicators(array: &ArrayRef, levels: &[String], drop_first: bool, kept: &[usi
     Ok(())
 }
 
-/// Adds to `levels` those of column `index` that occur in rows in which no column of `arrays` is missing.
+/// Adds to `levels` those of column `index` that occur in complete rows.
 ///
 /// # Errors
 /// The column is not one of categories.
 pub fn levels_of_complete_rows(
+    design: &Design,
     arrays: &[ArrayRef],
     index: usize,
     levels: &mut std::collections::BTreeSet<String>,
 ) -> Result<(), BlockError> {
     let found = level_texts(&arrays[index])?;
     let mut met = vec![false; found.texts.len()];
-    let complete = arrays.iter().all(|array| array.null_count() == 0);
     for (row, code) in found.codes.iter().enumerate() {
         if let Some(met) = met.get_mut(*code)
             && !*met
-            && (complete || arrays.iter().all(|array| array.is_valid(row)))
+            && is_complete(design, arrays, row)
         {
             *met = true;
         }
@@ -257,10 +364,10 @@ pub fn levels_of_complete_rows(
     Ok(())
 }
 
-/// Rows in which no column is missing.
-fn complete_rows(arrays: &[ArrayRef]) -> impl Iterator<Item = usize> {
+/// Rows in which nothing that must be there is missing.
+fn complete_rows<'a>(design: &'a Design, arrays: &'a [ArrayRef]) -> impl Iterator<Item = usize> + 'a {
     let rows = arrays.first().map_or(0, |array| array.len());
-    (0..rows).filter(|row| arrays.iter().all(|array| array.is_valid(*row)))
+    (0..rows).filter(|row| is_complete(design, arrays, *row))
 }
 
 /// Adds a code for each complete row, the same for the same value of column `index`; `known` holds the codes given so far.
@@ -268,6 +375,7 @@ fn complete_rows(arrays: &[ArrayRef]) -> impl Iterator<Item = usize> {
 /// # Errors
 /// The column is of a kind that has no groups.
 pub fn codes_of_complete_rows(
+    design: &Design,
     arrays: &[ArrayRef],
     index: usize,
     known: &mut std::collections::HashMap<String, u32>,
@@ -281,7 +389,7 @@ pub fn codes_of_complete_rows(
         DataType::Timestamp(..) => Levels::collect(array.as_primitive::<TimestampMicrosecondType>().values().iter().map(i64::to_string)),
         _ => level_texts(array)?,
     };
-    for row in complete_rows(arrays) {
+    for row in complete_rows(design, arrays) {
         let text = found.texts.get(found.codes[row]).ok_or(BlockError::Level)?;
         let next = u32::try_from(known.len()).map_err(|_| BlockError::Level)?;
         codes.push(match known.get(text) {
@@ -296,8 +404,8 @@ pub fn codes_of_complete_rows(
 ///
 /// # Errors
 /// The column is not one of numbers or timestamps.
-pub fn numbers_of_complete_rows(arrays: &[ArrayRef], index: usize, out: &mut Vec<f64>) -> Result<(), BlockError> {
-    let kept: Vec<usize> = complete_rows(arrays).collect();
+pub fn numbers_of_complete_rows(design: &Design, arrays: &[ArrayRef], index: usize, out: &mut Vec<f64>) -> Result<(), BlockError> {
+    let kept: Vec<usize> = complete_rows(design, arrays).collect();
     let begin = out.len();
     out.resize(begin + kept.len(), 0.0);
     let array = &arrays[index];

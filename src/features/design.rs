@@ -1,93 +1,94 @@
 //! Features and the design columns they make.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{ColumnType, Input, InputKind};
+use super::encoding::{Encoding, Unseen};
+use crate::frame::{Column, ColumnType, Input, InputKind};
 use crate::lsq::Row;
-use crate::lsq::double_double::Double;
 
-/// What to do with a category that training never saw.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unseen {
-    /// Refuse the row and name the column.
-    #[default]
-    Error,
-    /// All indicators zero: the row is predicted as the dropped level would be (or as none, when no level was dropped).
-    Baseline,
-}
-
-/// How a column enters the design.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "as", rename_all = "lowercase")]
-pub enum Encoding {
-    /// Its number; booleans are 0 and 1.
-    Identity,
-    /// Its powers from the first to the `degree`th, formed in twice the working precision.
-    Polynomial {
-        /// At least 1.
-        degree: u32,
-    },
-    /// One 0/1 column a level.
-    Onehot {
-        /// The levels in order; a cell holds an index into this list.
-        levels: Vec<String>,
-        /// Whether the first level has no column of its own (it is what the intercept stands for).
-        drop_first: bool,
-        /// A level that is not in the list.
-        unseen: Unseen,
-    },
-}
-
-/// A column of the table and its encoding, fitted on the training rows.
+/// A feature as it was asked for, with what the training rows fixed of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feature {
-    /// The column's name.
+    /// Its name: that of its column, unless several features are of the same.
     pub name: String,
-    /// Its type in the training table.
+    /// The type of its column in the training table; of several columns, of what it makes.
     #[serde(rename = "type")]
     pub kind: ColumnType,
-    /// What becomes of it.
+    /// The columns that it is made of, unless that is the one of its name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<Column>,
+    /// What becomes of them.
     #[serde(flatten)]
     pub encoding: Encoding,
 }
 
 impl Feature {
+    /// A feature of one column, under its name.
+    #[must_use]
+    pub fn of(name: impl Into<String>, kind: ColumnType, encoding: Encoding) -> Self {
+        Self { name: name.into(), kind, columns: Vec::new(), encoding }
+    }
+
+    /// Its columns: name and type.
+    pub fn sources(&self) -> impl Iterator<Item = (&str, ColumnType)> {
+        let own = self.columns.is_empty().then_some((self.name.as_str(), self.kind));
+        own.into_iter().chain(self.columns.iter().map(|column| (column.name.as_str(), column.kind)))
+    }
+
     /// Design columns it makes.
     #[must_use]
     pub fn width(&self) -> usize {
-        match &self.encoding {
-            Encoding::Identity => 1,
-            Encoding::Polynomial { degree } => *degree as usize,
-            Encoding::Onehot { levels, drop_first, .. } => levels.len() - usize::from(*drop_first && !levels.is_empty()),
-        }
+        self.encoding.width()
     }
+}
 
+/// A column that a row holds, whatever number of features is made of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type in the training table.
+    pub kind: ColumnType,
+    /// Its levels, if it is read as a category, and what becomes of another one.
+    pub levels: Option<(Vec<String>, Unseen)>,
+    /// What its numbers have to be above.
+    pub above: Option<f64>,
+    /// Whether a row must hold it.
+    pub required: bool,
+}
+
+impl RawColumn {
     /// What a row of a request must hold for it.
     #[must_use]
     pub fn input(&self) -> Input {
-        let kind = match (&self.encoding, self.kind) {
-            (Encoding::Onehot { levels, unseen, .. }, _) => InputKind::Category {
+        let kind = match (&self.levels, self.kind, self.above) {
+            (Some((levels, unseen)), ..) => InputKind::Category {
                 levels: (0..).zip(levels).map(|(index, level)| (level.clone(), index)).collect::<HashMap<String, u32>>(),
                 unseen: match unseen {
                     Unseen::Error => crate::frame::Unseen::Error,
                     Unseen::Baseline => crate::frame::Unseen::Baseline,
                 },
             },
-            (_, ColumnType::Boolean) => InputKind::Boolean,
-            (_, ColumnType::Integer) => InputKind::Integer,
-            (_, _) => InputKind::Number,
+            (None, ColumnType::Timestamp, _) => InputKind::Timestamp,
+            (None, _, Some(above)) => InputKind::Above(above),
+            (None, ColumnType::Boolean, None) => InputKind::Boolean,
+            (None, ColumnType::Integer, None) => InputKind::Integer,
+            (None, _, None) => InputKind::Number,
         };
-        Input { name: self.name.clone(), kind, required: true }
+        Input { name: self.name.clone(), kind, required: self.required }
     }
 }
 
-/// The features of a model in order: cells of a row (one a feature) to a row of X (p values).
+/// The features of a model in order: cells of a row (one a raw column) to a row of X (p values).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Design {
     features: Vec<Feature>,
+    /// The columns that rows hold, in the order in which features first name them.
+    columns: Vec<RawColumn>,
+    /// By feature, the places of its columns.
+    places: Vec<Vec<usize>>,
     /// First design column of each feature, and p at the end.
     offsets: Vec<usize>,
     /// Whether every feature is a single number, so that cells are the design row.
@@ -108,21 +109,56 @@ impl Design {
     #[must_use]
     pub fn new(features: Vec<Feature>) -> Self {
         let mut offsets = Vec::with_capacity(features.len() + 1);
-        let mut width = 0;
+        let mut width = 0_usize;
+        let mut columns: Vec<RawColumn> = Vec::new();
+        let mut known: HashMap<String, usize> = HashMap::new();
+        let mut places = Vec::with_capacity(features.len());
         for feature in &features {
             offsets.push(width);
-            width += feature.width();
+            width = width.saturating_add(feature.width());
+            let own = feature.sources().enumerate().map(|(part, (name, kind))| {
+                let place = *known.entry(name.to_owned()).or_insert_with(|| {
+                    columns.push(RawColumn { name: name.to_owned(), kind, levels: None, above: None, required: false });
+                    columns.len() - 1
+                });
+                let column = &mut columns[place];
+                column.required |= !feature.encoding.takes_missing();
+                if let Some(above) = feature.encoding.above() {
+                    column.above = Some(column.above.map_or(above, |before| before.max(above)));
+                }
+                if let Some((levels, unseen)) = feature.encoding.levels(part) {
+                    // Who minds a level that was never seen is heard first.
+                    match &mut column.levels {
+                        Some((_, before)) if unseen == Unseen::Error => *before = unseen,
+                        Some(_) => {}
+                        none => *none = Some((levels.to_vec(), unseen)),
+                    }
+                }
+                place
+            });
+            places.push(own.collect());
         }
         offsets.push(width);
-        let plain = features.iter().all(|feature| feature.encoding == Encoding::Identity);
+        let plain = features.iter().all(|feature| feature.encoding == Encoding::Identity) && columns.len() == features.len();
         let extended = features.iter().any(|feature| matches!(feature.encoding, Encoding::Polynomial { .. }));
-        Self { features, offsets, plain, extended }
+        Self { features, columns, places, offsets, plain, extended }
     }
 
     /// The features.
     #[must_use]
     pub fn features(&self) -> &[Feature] {
         &self.features
+    }
+
+    /// The columns that rows hold, one a cell.
+    #[must_use]
+    pub fn columns(&self) -> &[RawColumn] {
+        &self.columns
+    }
+
+    /// By part of a feature, the place of its column.
+    pub(super) fn places(&self, feature: usize) -> &[usize] {
+        &self.places[feature]
     }
 
     /// p, the number of design columns without an intercept.
@@ -137,48 +173,39 @@ impl Design {
         self.offsets[feature]..self.offsets[feature + 1]
     }
 
-    /// The cell of a feature from a row of X, whose columns `x` tells: what [`Design::row`] made the row from.
-    #[must_use]
-    pub fn cell(&self, feature: usize, x: impl Fn(usize) -> f64) -> f64 {
-        let mut columns = self.columns_of(feature);
-        match &self.features[feature].encoding {
-            Encoding::Identity | Encoding::Polynomial { .. } => x(columns.start),
-            Encoding::Onehot { drop_first, .. } => {
-                let shift = usize::from(*drop_first);
-                let first = columns.start;
-                #[allow(clippy::cast_precision_loss)] // a level's index
-                columns
-                    .find(|column| x(*column) > 0.0)
-                    .map_or(f64::from(u8::from(*drop_first)) - 1.0, |column| (column - first + shift) as f64)
-            }
-        }
-    }
-
     /// Whether columns are known better than to a float, so that their rounding errors go with them.
     #[must_use]
     pub fn is_extended(&self) -> bool {
         self.extended
     }
 
-    /// Readable names of the p design columns: `x`, `x^2`, `region=north`.
+    /// Whether the training rows fix parameters of some feature, beside the levels of categories.
     #[must_use]
-    pub fn column_names(&self) -> Vec<String> {
-        self.features
-            .iter()
-            .flat_map(|feature| match &feature.encoding {
-                Encoding::Identity => vec![feature.name.clone()],
-                Encoding::Polynomial { degree } => {
-                    (1..=*degree).map(|power| if power == 1 { feature.name.clone() } else { format!("{}^{power}", feature.name) }).collect()
-                }
-                Encoding::Onehot { levels, drop_first, .. } => {
-                    levels.iter().skip(usize::from(*drop_first)).map(|level| format!("{}={level}", feature.name)).collect()
-                }
-            })
-            .collect()
+    pub fn learns(&self) -> bool {
+        self.features.iter().any(|feature| feature.encoding.learns())
     }
 
-    /// A row of X (p values) from a row of cells (one a feature; a category cell holds its level's index, −1 for an unseen one).
-    /// Borrows the cells where they already are the row.
+    /// Readable names of the p design columns: `x`, `x^2`, `region=north`. Where two features make a column of one name, that of the
+    /// second stands in brackets after its feature's.
+    #[must_use]
+    pub fn column_names(&self) -> Vec<String> {
+        let mut taken = HashSet::new();
+        let mut names = Vec::with_capacity(self.width());
+        for feature in &self.features {
+            let columns: Vec<&str> = feature.sources().map(|(name, _)| name).collect();
+            for mut name in feature.encoding.names(&columns) {
+                if !taken.insert(name.clone()) {
+                    name = format!("{}[{name}]", feature.name);
+                    taken.insert(name.clone());
+                }
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// A row of X (p values) from a row of cells (one a raw column; a category cell holds its level's index, −1 for an unseen one; one
+    /// that may be missing NaN). Borrows the cells where they already are the row.
     #[must_use]
     pub fn row<'a>(&self, cells: &'a [f64], buffer: &'a mut RowBuffer) -> Row<'a> {
         if self.plain {
@@ -189,48 +216,27 @@ impl Design {
         high.resize(self.width(), 0.0);
         low.clear();
         low.resize(if self.extended { self.width() } else { 0 }, 0.0);
-        for (index, (feature, &cell)) in self.features.iter().zip(cells).enumerate() {
-            let offset = self.offsets[index];
-            match &feature.encoding {
-                Encoding::Identity => high[offset] = cell,
-                Encoding::Polynomial { degree } => {
-                    for (power, value) in powers(cell).take(*degree as usize).enumerate() {
-                        (high[offset + power], low[offset + power]) = (value.hi, value.lo);
-                    }
-                }
-                Encoding::Onehot { drop_first, .. } => {
-                    let shifted = cell - f64::from(u8::from(*drop_first));
-                    if shifted >= 0.0 {
-                        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a level's index: small, whole, not negative
-                        let level = shifted as usize;
-                        high[offset + level] = 1.0;
-                    }
-                }
-            }
+        for (index, feature) in self.features.iter().enumerate() {
+            let (places, columns) = (&self.places[index], self.columns_of(index));
+            let low = if self.extended { &mut low[columns.clone()] } else { &mut [][..] };
+            feature.encoding.encode(|part| cells[places[part]], &mut high[columns], low);
         }
         Row { high, low: self.extended.then_some(low) }
     }
 }
 
-/// x, x², x³, … to about 31 digits.
-pub(crate) fn powers(x: f64) -> impl Iterator<Item = Double> {
-    std::iter::successors(Some(Double::from(x)), move |power| Some(*power * x))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::{Factor, Filling};
 
     fn region(drop_first: bool) -> Feature {
-        Feature {
-            name: "region".into(),
-            kind: ColumnType::Category,
-            encoding: Encoding::Onehot { levels: vec!["east".into(), "north".into(), "west".into()], drop_first, unseen: Unseen::Baseline },
-        }
+        let levels = vec!["east".into(), "north".into(), "west".into()];
+        Feature::of("region", ColumnType::Category, Encoding::Onehot { levels, drop_first, unseen: Unseen::Baseline })
     }
 
     fn size() -> Feature {
-        Feature { name: "size".into(), kind: ColumnType::Number, encoding: Encoding::Identity }
+        Feature::of("size", ColumnType::Number, Encoding::Identity)
     }
 
     #[test]
@@ -253,20 +259,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_is_what_its_row_was_made_from() {
-        for drop_first in [true, false] {
-            let design = Design::new(vec![size(), region(drop_first)]);
-            let mut buffer = RowBuffer::default();
-            for cells in [[7.0, 0.0], [-3.0, 1.0], [0.5, 2.0]] {
-                let row = design.row(&cells, &mut buffer).high.to_vec();
-                assert_eq!([0, 1].map(|feature| design.cell(feature, |column| row[column])), cells);
-            }
-        }
-    }
-
-    #[test]
     fn powers_carry_their_rounding() {
-        let feature = Feature { name: "x".into(), kind: ColumnType::Number, encoding: Encoding::Polynomial { degree: 3 } };
+        let feature = Feature::of("x", ColumnType::Number, Encoding::Polynomial { degree: 3 });
         let design = Design::new(vec![size(), feature]);
         assert_eq!(design.column_names(), ["size", "x", "x^2", "x^3"]);
         let mut buffer = RowBuffer::default();
@@ -282,5 +276,79 @@ mod tests {
         let cells = [3.5];
         let mut buffer = RowBuffer::default();
         assert!(std::ptr::eq(design.row(&cells, &mut buffer).high, &cells[..]));
+    }
+
+    fn of_column(label: &str, column: &str, encoding: Encoding) -> Feature {
+        let columns = if label == column { Vec::new() } else { vec![Column { name: column.into(), kind: ColumnType::Number }] };
+        Feature { columns, ..Feature::of(label, ColumnType::Number, encoding) }
+    }
+
+    #[test]
+    fn one_column_feeds_several_features_and_stands_once_in_a_row() {
+        let levels = Some(vec!["east".into(), "north".into(), "west".into()]);
+        let factors = vec![Factor::default(), Factor { levels, drop_first: true }];
+        let column = |name: &str, kind| Column { name: name.into(), kind };
+        let columns = vec![column("size", ColumnType::Number), column("region", ColumnType::Category)];
+        let product = Encoding::Interaction { factors, unseen: Unseen::Error };
+        let design = Design::new(vec![
+            size(),
+            of_column("polynomial(size)", "size", Encoding::Polynomial { degree: 2 }),
+            region(true),
+            Feature { columns, ..Feature::of("size:region", ColumnType::Number, product) },
+        ]);
+        let names: Vec<&str> = design.columns().iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["size", "region"]);
+        assert_eq!(
+            design.column_names(),
+            ["size", "polynomial(size)[size]", "size^2", "region=north", "region=west", "size:region=north", "size:region=west"]
+        );
+        let mut buffer = RowBuffer::default();
+        assert_eq!(design.row(&[3.0, 2.0], &mut buffer).high, [3.0, 3.0, 9.0, 0.0, 1.0, 0.0, 3.0]);
+        assert_eq!(design.row(&[3.0, 0.0], &mut buffer).high, [3.0, 3.0, 9.0, 0.0, 0.0, 0.0, 0.0]);
+        // Of two features of one column, the one that minds a new level is heard.
+        assert_eq!(design.columns()[1].levels.as_ref().map(|(_, unseen)| *unseen), Some(Unseen::Error));
+    }
+
+    #[test]
+    fn a_cell_may_be_missing_where_every_feature_of_it_says_so() {
+        let impute = Encoding::Impute { with: Filling::Constant, value: 4.0, indicator: true };
+        let alone = Design::new(vec![of_column("size", "size", impute.clone())]);
+        assert!(!alone.columns()[0].required);
+        assert_eq!(alone.column_names(), ["size", "size:missing"]);
+        let mut buffer = RowBuffer::default();
+        assert_eq!(alone.row(&[f64::NAN], &mut buffer).high, [4.0, 1.0]);
+        assert_eq!(alone.row(&[7.0], &mut buffer).high, [7.0, 0.0]);
+        assert!(Design::new(vec![of_column("impute(size)", "size", impute), size()]).columns()[0].required);
+    }
+
+    #[test]
+    fn each_value_has_its_bin_and_what_lies_beyond_the_edges_the_outermost() {
+        let bins = |drop_first| {
+            let encoding = Encoding::Bins { quantiles: None, edges: vec![0.0, 10.0, 20.5], drop_first };
+            Design::new(vec![of_column("age", "age", encoding)])
+        };
+        assert_eq!(bins(false).column_names(), ["age[0,10)", "age[10,20.5]"]);
+        assert_eq!(bins(true).column_names(), ["age[10,20.5]"]);
+        let mut buffer = RowBuffer::default();
+        for (age, bin) in [(-5.0, 0.0), (0.0, 0.0), (9.9, 0.0), (10.0, 1.0), (20.5, 1.0), (99.0, 1.0)] {
+            assert_eq!(bins(true).row(&[age], &mut buffer).high, [bin], "{age}");
+            assert_eq!(bins(false).row(&[age], &mut buffer).high, [1.0 - bin, bin], "{age}");
+        }
+    }
+
+    #[test]
+    fn stored_features_read_back_bit_by_bit_and_old_ones_are_of_the_column_of_their_name() {
+        let spline = Encoding::Spline { df: Some(3), knots: vec![0.1 + 0.2, 1.0 / 3.0], boundary: [-1e-300, 1.0] };
+        let feature = of_column("spline(x)", "x", spline);
+        let text = serde_json::to_string(&feature).unwrap_or_default();
+        assert_eq!(serde_json::from_str::<Feature>(&text).ok(), Some(feature), "{text}");
+        let waves = super::super::Waves::asked(2, 3, None, 1, true);
+        let feature = of_column("w", "x", Encoding::RandomFourier(Box::new(waves)));
+        let text = serde_json::to_string(&feature).unwrap_or_default();
+        assert_eq!(serde_json::from_str::<Feature>(&text).ok(), Some(feature), "{text}");
+        let old = r#"{"name":"x","type":"number","as":"polynomial","degree":3}"#;
+        let read: Option<Feature> = serde_json::from_str(old).ok();
+        assert_eq!(read, Some(Feature::of("x", ColumnType::Number, Encoding::Polynomial { degree: 3 })));
+        assert_eq!(serde_json::to_string(&read).ok().as_deref(), Some(old));
     }
 }

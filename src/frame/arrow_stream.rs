@@ -7,19 +7,23 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
-    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_buffer::Buffer;
 use arrow_ipc::Message;
 use arrow_ipc::reader::{StreamDecoder, StreamReader};
 use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 
 use super::fault::{Fault, Faults, Lack};
 use super::input::{InputKind, InputSchema};
-use super::rows::{ID, LONGEST, MISSING, NO_ID, ParseError, Refusal, Rows, RowsOptions, escaped, missing, repeatable, too_many_rows};
+use super::rows::{
+    ID, LONGEST, MISSING, NO_ID, NO_TIMESTAMP, ParseError, Refusal, Rows, RowsOptions, escaped, missing, of_instant, repeatable,
+    too_many_rows,
+};
 use super::tensor::{MOST_EMPTY_ROWS, of_boolean, of_number};
 
 /// Cells of a batch at the most: a longer one is taken in parts.
@@ -404,7 +408,9 @@ fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions) -> Resu
         };
         match schema.place_of(name) {
             Some(place) if std::mem::replace(&mut seen[place], true) => refuse("stands twice"),
-            _ if !is_read(field.data_type()) => refuse("is of a type that is not read here"),
+            found if !is_read(field.data_type(), found.map(|place| &schema.inputs()[place].kind)) => {
+                refuse("is of a type that is not read here");
+            }
             Some(place) => targets.push(Target::Input(place)),
             None if options.allow_id && name == ID => targets.push(Target::Id),
             None => refuse("there is no such feature"),
@@ -419,9 +425,11 @@ fn targets(stream: &Schema, schema: &InputSchema, options: &RowsOptions) -> Resu
     if faults.is_empty() { Ok(targets) } else { Err(ParseError::Faults(faults)) }
 }
 
-/// Whether cells of the type can be read, or are all null. Columns of other types are refused before any of their buffers is looked at.
-fn is_read(kind: &DataType) -> bool {
+/// Whether cells of the type can be read where this belongs, or are all null. Columns of other types are refused before any of their buffers
+/// is looked at.
+fn is_read(kind: &DataType, input: Option<&InputKind>) -> bool {
     match kind {
+        DataType::Timestamp(..) => input == Some(&InputKind::Timestamp),
         DataType::Null | DataType::Boolean | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Dictionary(_, values) => matches!(values.as_ref(), DataType::Utf8 | DataType::LargeUtf8),
         // Of floating numbers, decimals are none.
@@ -437,8 +445,19 @@ enum Column<'a> {
     Wholes(&'a dyn Array, Box<dyn Fn(usize) -> i128 + 'a>),
     Booleans(&'a BooleanArray),
     Texts(&'a dyn Array, Box<dyn Fn(usize) -> &'a str + 'a>),
+    /// Points in time: the integers, and how many microseconds one of them is, or how many of them one microsecond.
+    Times(&'a dyn Array, &'a [i64], Unit),
     /// All null, or of a type that no cell has.
     Other(&'a dyn Array),
+}
+
+/// The unit of a column of points in time.
+#[derive(Clone, Copy)]
+enum Unit {
+    /// So many microseconds.
+    Long(i64),
+    /// So many are a microsecond.
+    Short(i64),
 }
 
 impl<'a> Column<'a> {
@@ -472,6 +491,12 @@ impl<'a> Column<'a> {
             DataType::UInt32 => whole!(UInt32Type),
             DataType::UInt64 => whole!(UInt64Type),
             DataType::Boolean => Self::Booleans(array.as_boolean()),
+            DataType::Timestamp(unit, _) => match unit {
+                TimeUnit::Second => Self::Times(array, array.as_primitive::<TimestampSecondType>().values(), Unit::Long(1_000_000)),
+                TimeUnit::Millisecond => Self::Times(array, array.as_primitive::<TimestampMillisecondType>().values(), Unit::Long(1000)),
+                TimeUnit::Microsecond => Self::Times(array, array.as_primitive::<TimestampMicrosecondType>().values(), Unit::Long(1)),
+                TimeUnit::Nanosecond => Self::Times(array, array.as_primitive::<TimestampNanosecondType>().values(), Unit::Short(1000)),
+            },
             DataType::Utf8 => {
                 let texts = array.as_string::<i32>();
                 Self::Texts(array, Box::new(move |row| texts.value(row)))
@@ -512,7 +537,9 @@ impl<'a> Column<'a> {
 
     fn is_null(&self, row: usize) -> bool {
         match self {
-            Self::Floats(array, _) | Self::Wholes(array, _) | Self::Texts(array, _) | Self::Other(array) => array.is_null(row),
+            Self::Floats(array, _) | Self::Wholes(array, _) | Self::Texts(array, _) | Self::Times(array, ..) | Self::Other(array) => {
+                array.is_null(row)
+            }
             Self::Booleans(array) => array.is_null(row),
             Self::Doubles(_) => false,
         }
@@ -538,7 +565,14 @@ impl<'a> Column<'a> {
             }
             Self::Booleans(values) => of_boolean(values.value(row), place, schema),
             Self::Texts(_, value) => schema.value_of_text(place, value(row).as_bytes()),
-            Self::Other(_) => Err("its column is of a type that is not read here"),
+            Self::Times(_, values, unit) if schema.inputs()[place].kind == InputKind::Timestamp => {
+                let microseconds = match unit {
+                    Unit::Long(microseconds) => values[row].checked_mul(*microseconds),
+                    Unit::Short(parts) => Some(values[row].div_euclid(*parts)),
+                };
+                microseconds.map(of_instant).ok_or(NO_TIMESTAMP)
+            }
+            Self::Times(..) | Self::Other(_) => Err("its column is of a type that is not read here"),
         }
     }
 }

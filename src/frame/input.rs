@@ -17,12 +17,16 @@ pub enum Unseen {
 }
 
 /// What stands in a cell.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum InputKind {
     /// A finite number.
     Number,
     /// A number that was whole in training; a fraction is as good here.
     Integer,
+    /// A finite number above this one.
+    Above(f64),
+    /// A point in time, as a dataset would hold it; the cell is microseconds since 1970.
+    Timestamp,
     /// `true` or `false`, or 1 or 0; the cell is 1 or 0.
     Boolean,
     /// One of the levels; the cell is the level's index.
@@ -35,7 +39,7 @@ pub enum InputKind {
 }
 
 /// One name and what stands under it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Input {
     /// The column's name.
     pub name: String,

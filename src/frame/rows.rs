@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::fault::{Fault, Faults, Lack};
+use super::infer::instant;
 use super::input::{InputKind, InputSchema, Spelling, Unseen};
 use super::scan::{Broken, Literal, Scan, plain_decimal};
 
@@ -231,6 +232,8 @@ pub(super) type Refusal = &'static str;
 
 pub(super) const MISSING: Refusal = "is missing";
 pub(super) const NO_NUMBER: Refusal = "is not a number";
+pub(super) const NO_TIMESTAMP: Refusal = "is not a timestamp in the form of ISO 8601";
+pub(super) const NO_LOGARITHM: Refusal = "is too small: the model takes its logarithm, and with the offset it is not above 0";
 pub(super) const NOT_FINITE: Refusal = "is not a finite number";
 pub(super) const NO_BOOLEAN: Refusal = "is not true or false";
 const NO_TEXT: Refusal = "is not text";
@@ -524,6 +527,10 @@ impl<'s, 'r> Intake<'s, 'r> {
             (InputKind::Number | InputKind::Integer, Cell::Number(value, _)) if value.is_finite() => Ok(*value),
             (InputKind::Number | InputKind::Integer, Cell::Number(..)) => Err(NOT_FINITE),
             (InputKind::Number | InputKind::Integer, _) => Err(NO_NUMBER),
+            (InputKind::Above(above), Cell::Number(value, _)) => of_limited(*value, *above),
+            (InputKind::Above(_), _) => Err(NO_NUMBER),
+            (InputKind::Timestamp, Cell::Text(text)) => instant(text.as_bytes()).map(of_instant).ok_or(NO_TIMESTAMP),
+            (InputKind::Timestamp, _) => Err(NO_TIMESTAMP),
             (InputKind::Boolean, Cell::Boolean(value)) => Ok(f64::from(u8::from(*value))),
             (InputKind::Boolean, Cell::Number(value, _)) if *value == 0.0 || *value == 1.0 => Ok(value.abs()),
             (InputKind::Boolean, _) => Err(NO_BOOLEAN),
@@ -596,6 +603,19 @@ impl InputSchema {
                     _ => Err(NO_NUMBER),
                 }
             }
+            InputKind::Above(above) => {
+                let text = text.trim_ascii();
+                match fast_float2::parse::<f64, _>(text) {
+                    Ok(value) if !value.is_nan() => of_limited(value, *above),
+                    _ if is_missing(text) => missing(input.required),
+                    _ => Err(NO_NUMBER),
+                }
+            }
+            InputKind::Timestamp => match instant(text.trim_ascii()) {
+                Some(instant) => Ok(of_instant(instant)),
+                None if is_missing(text.trim_ascii()) => missing(input.required),
+                None => Err(NO_TIMESTAMP),
+            },
             InputKind::Boolean => match text.trim_ascii() {
                 b"1" => Ok(1.0),
                 b"0" => Ok(0.0),
@@ -639,6 +659,20 @@ pub(super) fn repeatable(text: &str) -> bool {
 
 pub(super) fn missing(required: bool) -> Result<f64, Refusal> {
     if required { Err(MISSING) } else { Ok(f64::NAN) }
+}
+
+/// A number that has to be above another one.
+pub(super) fn of_limited(value: f64, above: f64) -> Result<f64, Refusal> {
+    if !value.is_finite() {
+        return Err(NOT_FINITE);
+    }
+    if value > above { Ok(value) } else { Err(NO_LOGARITHM) }
+}
+
+/// A point in time as a cell.
+#[allow(clippy::cast_precision_loss)] // exact for three centuries around 1970
+pub(super) fn of_instant(microseconds: i64) -> f64 {
+    microseconds as f64
 }
 
 fn unseen_level(unseen: Unseen) -> Result<f64, Refusal> {

@@ -5,7 +5,10 @@ use std::borrow::Cow;
 
 use super::fault::{Fault, Faults};
 use super::input::{InputKind, InputSchema};
-use super::rows::{MISSING, NO_BOOLEAN, NO_NUMBER, NOT_FINITE, ParseError, Refusal, Rows, escaped, missing, most_rows, too_many_rows};
+use super::rows::{
+    MISSING, NO_BOOLEAN, NO_NUMBER, NO_TIMESTAMP, NOT_FINITE, ParseError, Refusal, Rows, escaped, missing, most_rows, of_limited,
+    too_many_rows,
+};
 
 /// The type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,9 +185,10 @@ fn parse(tensors: &[Tensor<'_>], schema: &InputSchema, max_rows: usize, rows: &m
     end(faults, count, rows)
 }
 
-/// How many inputs a row must hold, where those stand before what it may hold.
+/// How many inputs a row must hold, where those stand before what it may hold; else all of them.
 fn required(schema: &InputSchema) -> usize {
-    schema.inputs().iter().take_while(|input| input.required).count()
+    let first = schema.inputs().iter().take_while(|input| input.required).count();
+    if schema.inputs()[first..].iter().any(|input| input.required) { schema.len() } else { first }
 }
 
 /// A table of all inputs, or of those that a row must hold; the others are missing then.
@@ -209,7 +213,8 @@ fn table(tensor: &Tensor<'_>, view: &View<'_>, schema: &InputSchema, max_rows: u
     let plain = schema.inputs().iter().all(|input| matches!(input.kind, InputKind::Number | InputKind::Integer));
     if let (true, Datatype::Fp64, Elements::Binary(bytes)) = (plain, tensor.datatype, &tensor.elements) {
         rows.values.extend(bytes.as_chunks().0.iter().map(|word| f64::from_le_bytes(*word)));
-        if let Some(place) = rows.values.iter().position(|value| !value.is_finite()) {
+        let wrong = |(place, value): (usize, &f64)| !value.is_finite() && !(value.is_nan() && !schema.inputs()[place % width].required);
+        if let Some(place) = rows.values.iter().enumerate().position(wrong) {
             let what = if rows.values[place].is_nan() { MISSING } else { NOT_FINITE };
             refuse(&mut faults, schema, place / width, place % width, what);
         }
@@ -399,6 +404,8 @@ pub(super) fn of_number(value: f64, exact: Option<i128>, place: usize, schema: &
     match &input.kind {
         InputKind::Number | InputKind::Integer if value.is_finite() => Ok(value),
         InputKind::Number | InputKind::Integer => Err(NOT_FINITE),
+        InputKind::Above(above) => of_limited(value, *above),
+        InputKind::Timestamp => Err(NO_TIMESTAMP),
         InputKind::Boolean if value == 0.0 || value == 1.0 => Ok(value.abs()),
         InputKind::Boolean => Err(NO_BOOLEAN),
         InputKind::Category { .. } => {
@@ -415,7 +422,8 @@ pub(super) fn of_number(value: f64, exact: Option<i128>, place: usize, schema: &
 /// A boolean as the cell of an input.
 pub(super) fn of_boolean(value: bool, place: usize, schema: &InputSchema) -> Result<f64, Refusal> {
     match &schema.inputs()[place].kind {
-        InputKind::Number | InputKind::Integer => Err(NO_NUMBER),
+        InputKind::Number | InputKind::Integer | InputKind::Above(_) => Err(NO_NUMBER),
+        InputKind::Timestamp => Err(NO_TIMESTAMP),
         InputKind::Boolean => Ok(f64::from(u8::from(value))),
         InputKind::Category { .. } => schema.value_of_text(place, if value { b"true" } else { b"false" }),
     }
@@ -499,6 +507,13 @@ mod tests {
         assert!(taken(&[tensor("input", &[4, 1], Datatype::Fp64, Elements::Numbers(vec![1.0; 4]))], &schema).is_err());
         let columns = [("a", 1.0), ("b", 2.0)].map(|(name, value)| tensor(name, &[1], Datatype::Fp64, Elements::Numbers(vec![value])));
         assert!(taken(&columns, &schema).unwrap()[2].is_nan());
+        // What may be missing may stand before what must be there: then the table has all columns, and NaN where a number is missing.
+        let schema = InputSchema::new(vec![input("c", false), input("a", true)]);
+        for (values, good) in [([f64::NAN, 1.0], true), ([1.0, f64::NAN], false), ([f64::INFINITY, 1.0], false)] {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(taken(&[tensor("input", &[1, 2], Datatype::Fp64, Elements::Binary(&bytes))], &schema).is_ok(), good, "{values:?}");
+        }
+        assert!(taken(&[tensor("input", &[1, 1], Datatype::Fp64, Elements::Numbers(vec![1.0]))], &schema).is_err());
     }
 
     #[test]

@@ -9,13 +9,13 @@ use serde_json::Value;
 use super::error::{ApiError, Code};
 use super::extract::Path;
 use super::wire::{Fields, refuse};
-use super::{App, extract, jobs, models};
+use super::{App, extract, features, jobs, models};
 use crate::features::Unseen;
 use crate::frame::Fault;
 use crate::lsq::Solver;
 use crate::model::{
-    Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, FeatureSpecification, Form, InformationKind,
-    Online, Penalty, Prior, Retention, Specification, Strength, Validation, usual_rounds,
+    Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, InformationKind, Online, Penalty, Prior, Retention,
+    Specification, Strength, Validation, usual_rounds,
 };
 use crate::service::{Holder, JobState, ServiceError};
 
@@ -83,7 +83,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
             entries
                 .into_iter()
                 .enumerate()
-                .filter_map(|(index, entry)| feature(format!("/features/{index}"), entry, &mut fields.faults, &mut later))
+                .filter_map(|(index, entry)| features::feature(format!("/features/{index}"), entry, &mut fields.faults, &mut later))
                 .collect(),
         ),
         Some(_) => {
@@ -289,46 +289,12 @@ fn constraints_of(fields: &mut Fields) -> Vec<Constraint> {
     constraints
 }
 
-fn unseen(fields: &mut Fields) -> Option<Unseen> {
+pub(super) fn unseen(fields: &mut Fields) -> Option<Unseen> {
     match fields.string("unseen")?.as_str() {
         "error" => Some(Unseen::Error),
         "baseline" => Some(Unseen::Baseline),
         _ => {
             fields.fault("unseen", "`unseen` is error or baseline");
-            None
-        }
-    }
-}
-
-fn feature(pointer: String, entry: Value, faults: &mut Vec<Fault>, later: &mut Vec<Fault>) -> Option<FeatureSpecification> {
-    match entry {
-        Value::String(column) => Some(FeatureSpecification { column, form: Form::Usual, drop_first: None, unseen: None }),
-        Value::Object(map) => {
-            let mut fields = Fields::nested(pointer.clone(), map);
-            let form = match fields.string("as").as_deref() {
-                None => Form::Usual,
-                Some("onehot") => Form::Onehot,
-                Some("polynomial") => {
-                    let degree = fields.whole("degree", 1, 30).unwrap_or_else(|| fields.lacks("degree"));
-                    Form::Polynomial(u32::try_from(degree).unwrap_or(1))
-                }
-                Some(_) => {
-                    later
-                        .push(Fault { pointer: format!("{pointer}/as"), detail: "this version does `onehot` and `polynomial`".to_owned() });
-                    return None;
-                }
-            };
-            let column = fields.required_string("column");
-            let (mut drop_first, mut level) = (None, None);
-            if !matches!(form, Form::Polynomial(_)) {
-                drop_first = fields.boolean("drop_first");
-                level = unseen(&mut fields);
-            }
-            faults.extend(fields.into_faults());
-            Some(FeatureSpecification { column, form, drop_first, unseen: level })
-        }
-        _ => {
-            faults.push(Fault { pointer, detail: "a feature is a column's name or an object".to_owned() });
             None
         }
     }

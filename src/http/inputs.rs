@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::error::ApiError;
 use super::extract::Path;
-use crate::features::{Encoding, Feature};
+use crate::features::RawColumn;
 use crate::model::inputs::{Comparison, FEWEST, Label, MAJOR, MODERATE, Standing};
 use crate::service::{Span, Unwatched, Version, Watched};
 
@@ -40,8 +40,8 @@ fn limits() -> Value {
 
 fn view(version: &Version, watched: &Watched) -> Value {
     let (reference, looked) = (watched.reference(), &watched.looked);
-    let features = version.document.features.iter().take(reference.features.len()).enumerate();
-    let features: Vec<Value> = features.map(|(place, feature)| one(watched, place, feature)).collect();
+    let features = version.design.columns().iter().take(reference.features.len()).enumerate();
+    let features: Vec<Value> = features.map(|(place, column)| one(watched, place, column)).collect();
     let any = |standing| looked.standings.contains(&standing);
     let state = if any(Standing::Shifted) {
         Standing::Shifted
@@ -70,17 +70,14 @@ fn leverage(span: &Span) -> Value {
     })
 }
 
-fn one(watched: &Watched, place: usize, feature: &Feature) -> Value {
+fn one(watched: &Watched, place: usize, column: &RawColumn) -> Value {
     let (reference, looked) = (watched.reference(), &watched.looked);
     let (total, window) = (watched.compare(place, &looked.total), watched.compare(place, &looked.window));
-    let levels = match &feature.encoding {
-        Encoding::Onehot { levels, .. } => levels.as_slice(),
-        Encoding::Identity | Encoding::Polynomial { .. } => &[],
-    };
+    let levels = column.levels.as_ref().map_or(&[][..], |(levels, _)| levels.as_slice());
     let labels = watched.binning().labels(reference, place, levels);
     let bins: Vec<Value> = labels.iter().enumerate().map(|(bin, label)| shares(label, bin, &total, &window)).collect();
     json!({
-        "name": feature.name, "type": feature.kind.as_str(), "state": looked.standings[place].as_str(),
+        "name": column.name, "type": column.kind.as_str(), "state": looked.standings[place].as_str(),
         "missing_in_training": reference.missing.get(place),
         "total": figures(&total, watched.refused_cells(place, &looked.total)),
         "window": figures(&window, watched.refused_cells(place, &looked.window)),

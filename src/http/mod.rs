@@ -12,6 +12,7 @@ mod diagnostics;
 mod entrance;
 mod error;
 mod extract;
+mod features;
 mod fits;
 mod headers;
 mod inference;

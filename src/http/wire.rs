@@ -71,6 +71,11 @@ impl Fields {
         Self { pointer, left: value, faults: Vec::new() }
     }
 
+    /// Where the object stands.
+    pub(super) fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
     pub(super) fn fault(&mut self, field: &str, detail: impl Into<String>) {
         let pointer = if field.is_empty() { self.pointer.clone() } else { format!("{}/{}", self.pointer, escape(field)) };
         self.faults.push(Fault { pointer, detail: detail.into() });

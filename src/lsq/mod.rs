@@ -78,4 +78,6 @@ pub use recursive::{Gathered, Information};
 pub use reduction::{ComponentRegression, Components, Keep, Reduction, Sketch, component_regression, principal_components};
 pub use ridge_path::{PathPoint as RidgePathPoint, RidgePath, ridge_path};
 pub use robust::{Loss, Robust, RobustFit, robust};
-pub use validation::{Estimate, FoldScore, Plan, Spread, Validation, fold_of, validate, validate_least_squares};
+pub use validation::{
+    Estimate, FoldScore, Plan, Remade, Spread, Training, Validation, fold_of, validate, validate_least_squares, validate_remade,
+};

@@ -254,6 +254,37 @@ impl Compact {
     }
 }
 
+/// Rows whose columns are made anew from the training rows of each fold.
+pub trait Remade: RowSource {
+    /// Makes its columns as these training rows say; all its rows are passed with them from now on.
+    ///
+    /// # Errors
+    /// The rows cannot be read, or do not say it.
+    fn remake(&mut self, training: &Training<'_>) -> Result<(), Error>;
+}
+
+/// Which rows a fold learns from.
+pub struct Training<'a> {
+    layout: &'a Layout<'a>,
+    fold: usize,
+}
+
+impl std::fmt::Debug for Training<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Training").field("plan", &self.layout.plan).field("fold", &self.fold).finish()
+    }
+}
+
+impl Training<'_> {
+    /// Whether it learns from each of `count` rows, of which the first is the `first`.
+    pub fn of(&self, first: u64, count: usize, out: &mut Vec<bool>) {
+        let mut groups = Vec::new();
+        self.layout.groups_of(first, count, &mut groups);
+        out.clear();
+        out.extend(groups.into_iter().map(|group| self.layout.learns(self.fold, group)));
+    }
+}
+
 /// Slopes (p×q) and intercepts (q; or none) that an estimator found.
 pub type Estimate = (Mat<f64>, Vec<f64>);
 
@@ -275,6 +306,28 @@ pub fn validate(
         found.push(estimate(&mut Kept { source: &mut *source, layout: &layout, fold })?);
     }
     score(source, &layout, &found)
+}
+
+/// [`validate`] where the columns, too, are made of the training rows: before each fold they are made anew, and the rows that are held out are
+/// scored in the columns that their fold made. A fold costs two passes beside those of the estimator.
+///
+/// # Errors
+/// Those of [`validate`] and of [`Remade::remake`].
+pub fn validate_remade(
+    source: &mut dyn Remade,
+    plan: Plan<'_>,
+    estimate: &mut dyn FnMut(&mut dyn RowSource) -> Result<Estimate, Error>,
+) -> Result<Vec<Validation>, Error> {
+    let rows = if matches!(plan, Plan::LeaveOneOut) { count(source)? } else { 0 };
+    let layout = Layout::new(plan, rows)?;
+    let responses = source.responses();
+    let mut all = Vec::with_capacity(layout.folds() * responses);
+    for fold in 0..layout.folds() {
+        source.remake(&Training { layout: &layout, fold })?;
+        let found = estimate(&mut Kept { source: &mut *source, layout: &layout, fold })?;
+        all.extend(errors(source, &layout, fold..fold + 1, &[found])?);
+    }
+    Ok(concluded(&all, &layout, responses))
 }
 
 fn count(source: &mut dyn RowSource) -> Result<u64, Error> {
@@ -334,6 +387,16 @@ impl Errors {
 
 /// Scores all folds in one pass.
 fn score(source: &mut dyn RowSource, layout: &Layout<'_>, found: &[Estimate]) -> Result<Vec<Validation>, Error> {
+    Ok(concluded(&errors(source, layout, 0..found.len(), found)?, layout, source.responses()))
+}
+
+/// The errors of some folds, found in one pass: by fold and response.
+fn errors(
+    source: &mut dyn RowSource,
+    layout: &Layout<'_>,
+    asked: std::ops::Range<usize>,
+    found: &[Estimate],
+) -> Result<Vec<Errors>, Error> {
     let responses = source.responses();
     let folds = found.len();
     struct Part {
@@ -355,7 +418,8 @@ fn score(source: &mut dyn RowSource, layout: &Layout<'_>, found: &[Estimate]) ->
         let groups = &groups;
         in_parts(block, block.design.ncols() + responses, &mut parts, |part, range| {
             for (group, rows) in by_group(groups, range) {
-                let Some(fold) = layout.asked(group).filter(|fold| *fold < folds) else { continue };
+                let Some(fold) = layout.asked(group).filter(|fold| asked.contains(fold)) else { continue };
+                let fold = fold - asked.start;
                 part.compact.fill(block, &rows);
                 let held_out = part.compact.block(block, rows.len());
                 let (slopes, intercepts) = &found[fold];
@@ -378,11 +442,15 @@ fn score(source: &mut dyn RowSource, layout: &Layout<'_>, found: &[Estimate]) ->
     for part in &parts {
         errors.iter_mut().zip(&part.errors).for_each(|(own, other)| own.add(other));
     }
+    Ok(errors)
+}
+
+/// What the errors of all folds say, one result a response.
+fn concluded(errors: &[Errors], layout: &Layout<'_>, responses: usize) -> Vec<Validation> {
     // Each row was left out in a fold of its own: the folds say nothing one by one.
     let separate = !matches!(layout.plan, Plan::LeaveOneOut);
-    Ok((0..responses)
-        .map(|response| conclude(&(0..folds).map(|fold| errors[fold * responses + response]).collect::<Vec<_>>(), separate))
-        .collect())
+    let of = |response: usize| errors.iter().skip(response).step_by(responses.max(1)).copied().collect::<Vec<_>>();
+    (0..responses).map(|response| conclude(&of(response), separate)).collect()
 }
 
 /// The rows of a range by their group, groups in ascending order.

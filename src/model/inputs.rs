@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::version::finite;
-use crate::features::{Design, Encoding, RowBuffer};
+use crate::features::{Design, RowBuffer, scattered};
 use crate::lsq::Gathered;
 use crate::lsq::inference::chi_squared_quantile;
 
@@ -81,7 +81,7 @@ pub struct Reference {
     pub rows: u64,
     /// Those of them that were looked at.
     pub sampled: u64,
-    /// The features in their order, the first [`WATCHED`].
+    /// The columns that rows hold in their order, the first [`WATCHED`].
     pub features: Vec<Values>,
     /// Leverage of the sample's rows, as rows to predict.
     pub leverage: Leverages,
@@ -131,7 +131,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// A sample of at most `rows` rows of `width` cells (one a feature) that are to come.
+    /// A sample of at most `rows` rows of `width` cells (one a column) that are to come.
     #[must_use]
     pub fn of(width: usize, rows: u64) -> Self {
         let most = (SAMPLE_CELLS / width.max(1)).clamp(NARROWEST, SAMPLE) as u64;
@@ -176,15 +176,6 @@ impl Sample {
     }
 }
 
-/// A number without pattern for each number (the finaliser of SplitMix64, Steele et al. 2014).
-#[must_use]
-pub fn scattered(number: u64) -> u64 {
-    let mut word = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
-}
-
 impl Reference {
     /// Sums up a sample; `missing` is the share of the dataset's rows in which each feature is missing.
     #[must_use]
@@ -192,11 +183,11 @@ impl Reference {
         let width = sample.width;
         let rows = sample.rows_taken();
         let mut column = Vec::with_capacity(rows);
-        let features = design.features().iter().take(WATCHED).enumerate().map(|(place, feature)| {
+        let features = design.columns().iter().take(WATCHED).enumerate().map(|(place, raw)| {
             column.clear();
             column.extend(sample.cells.iter().skip(place).step_by(width.max(1)));
-            match &feature.encoding {
-                Encoding::Onehot { levels, .. } => {
+            match &raw.levels {
+                Some((levels, _)) => {
                     let mut counts = vec![0; levels.len()];
                     for &cell in &column {
                         if let Some(count) = level(cell).and_then(|level| counts.get_mut(level)) {
@@ -205,7 +196,10 @@ impl Reference {
                     }
                     Values::Category { counts }
                 }
-                Encoding::Identity | Encoding::Polynomial { .. } => numbers(&mut column),
+                None => {
+                    column.retain(|cell| !cell.is_nan());
+                    numbers(&mut column)
+                }
             }
         });
         let features = features.collect();
@@ -570,7 +564,7 @@ impl Comparison {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::features::{Feature, Unseen};
+    use crate::features::{Encoding, Feature, Unseen};
     use crate::frame::ColumnType;
     use crate::lsq;
     use faer::Mat;
@@ -596,10 +590,10 @@ mod tests {
     }
 
     fn design() -> Design {
-        let number = |name: &str| Feature { name: name.into(), kind: ColumnType::Number, encoding: Encoding::Identity };
+        let number = |name: &str| Feature::of(name, ColumnType::Number, Encoding::Identity);
         let levels = ["x", "y", "z"].map(str::to_owned).to_vec();
         let encoding = Encoding::Onehot { levels, drop_first: true, unseen: Unseen::Baseline };
-        Design::new(vec![number("a"), number("b"), Feature { name: "c".into(), kind: ColumnType::Category, encoding }])
+        Design::new(vec![number("a"), number("b"), Feature::of("c", ColumnType::Category, encoding)])
     }
 
     fn reference(rows: &[[f64; 3]]) -> Reference {

@@ -58,11 +58,11 @@ pub fn ceiling(information: &Information) -> f64 {
     information.maximum_leverage() * (1.0 + ROUNDING) + f64::EPSILON
 }
 
-/// Answers n rows of cells (n×m, one cell a feature; m is 0 for a model of the intercept alone).
+/// Answers n rows of cells (one a column of the design; none for a model of the intercept alone).
 #[must_use]
 pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], question: Question) -> Answer {
     let information = state.information();
-    let (inputs, responses) = (design.features().len(), information.responses());
+    let (inputs, responses) = (design.columns().len(), information.responses());
     let mut answer = Answer { predictions: vec![0.0; rows * responses], ..Answer::default() };
     let degrees = information.inference_degrees();
     let variance = if question.interval.is_some() { information.residual_variance() } else { Vec::new() };
@@ -113,7 +113,9 @@ pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], questi
             for response in 0..responses {
                 information.contributions(response, x, &mut parts);
                 answer.contributions.push(information.baseline(response));
-                answer.contributions.extend((0..inputs).map(|feature| parts[design.columns_of(feature)].iter().sum::<f64>()));
+                answer
+                    .contributions
+                    .extend((0..design.features().len()).map(|feature| parts[design.columns_of(feature)].iter().sum::<f64>()));
             }
         }
     }

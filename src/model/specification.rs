@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::Unseen;
+use crate::features::{Encoding, Unseen};
 use crate::lsq::Solver;
 
 /// A number, given or to be chosen by the data: a penalty, a learning rate.
@@ -377,26 +377,26 @@ impl Default for Online {
 }
 
 /// What a column is to become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Form {
     /// As its type has it.
     Usual,
     /// One 0/1 column a level.
     Onehot,
-    /// Powers up to this degree.
-    Polynomial(u32),
+    /// By this encoding, with what is given of it; the training rows say the rest.
+    Encoded(Encoding),
 }
 
 /// An entry of `features`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FeatureSpecification {
-    /// The column.
-    pub column: String,
+    /// The column, or several.
+    pub columns: Vec<String>,
     /// What it is to become.
     pub form: Form,
-    /// Of a one-hot entry: whether the first level has no column; by default as there is an intercept.
+    /// Whether the first of the indicators has no column, where there are some; by default as there is an intercept.
     pub drop_first: Option<bool>,
-    /// Of a one-hot entry: what an unseen level does; by default the specification's.
+    /// What an unseen level does; by default the specification's.
     pub unseen: Option<Unseen>,
 }
 

@@ -14,7 +14,7 @@ use super::events::Channel;
 use super::inputs::Watch;
 use super::learn;
 use super::traffic::Traffic;
-use crate::features::Design;
+use crate::features::{Design, RawColumn};
 use crate::frame::{Input, InputKind, InputSchema};
 use crate::model::{Document, Estimator, Memory, Penalty, State, name};
 use crate::store::models::{AliasRow, ModelRow, VersionRow};
@@ -47,7 +47,7 @@ pub struct Version {
     pub document: Document,
     /// Cells of a row to a row of X.
     pub design: Design,
-    /// What a row to predict holds: one cell a feature.
+    /// What a row to predict holds: one cell a column of the design.
     pub inputs: InputSchema,
     /// What a row to learn from holds: the features, the targets, and a weight when the fit had one.
     pub update_inputs: InputSchema,
@@ -109,7 +109,7 @@ impl Version {
 
     fn of((id, number): (i64, u64), model: &str, created_at: &str, document: Document, events: Arc<Channel>, live: Arc<Live>) -> Self {
         let design = document.design();
-        let features: Vec<Input> = document.features.iter().map(crate::features::Feature::input).collect();
+        let features: Vec<Input> = design.columns().iter().map(RawColumn::input).collect();
         let mut learning = features.clone();
         learning.extend(document.target.iter().map(|name| Input { name: name.clone(), kind: InputKind::Number, required: true }));
         if let Some(weights) = &document.weights {
@@ -254,9 +254,9 @@ impl Version {
         self.live.state.get().map(|state| super::models::tag(self.number, state.load().sequence()))
     }
 
-    /// Cells of a row to learn from: features, targets, weight.
+    /// Cells of a row to learn from: the columns of the design, targets, weight.
     pub(crate) fn learning_width(&self) -> usize {
-        self.document.features.len() + self.document.target.len() + 1
+        self.design.columns().len() + self.document.target.len() + 1
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn compute(
     dataset: Arc<Opened>,
 ) -> Result<(Document, State), ServiceError> {
     let begun = Instant::now();
-    let Plan { specification, columns, mut features, mut warnings, pretrained, extra, before } = plan;
+    let Plan { specification, columns, features, mut warnings, pretrained, extra, before } = plan;
     let first = source::first_row(&dataset, specification.online.window);
     let mut source = Source {
         runtime,
@@ -69,14 +69,14 @@ pub(super) fn compute(
         first,
         sample: None,
     };
-    if before.is_none() {
-        source.find_levels(&mut features)?;
+    match before {
+        None => source.make_design(features)?,
+        Some(_) => source.design = Design::new(features),
     }
-    source.design = Design::new(features);
     if source.design.width() > WIDEST {
         return Err(ServiceError::TooLarge(format!("the design has {} columns, more than {WIDEST}", source.design.width())));
     }
-    source.sample = specification.watch_inputs.then(|| Sample::of(source.design.features().len(), source.total_rows() - source.first));
+    source.sample = specification.watch_inputs.then(|| Sample::of(source.design.columns().len(), source.total_rows() - source.first));
     let names = source.design.column_names();
     check_names(&specification, &names)?;
     let prior = match &before {
@@ -129,7 +129,7 @@ pub(super) fn compute(
     }
     let inputs = source.sample.take().map_or(Inputs::Off, |sample| {
         let summary = &source.dataset.description.summary;
-        let missing = source.columns.iter().take(source.design.features().len()).map(|column| summary.missing(*column)).collect();
+        let missing = source.columns.iter().take(source.design.columns().len()).map(|column| summary.missing(*column)).collect();
         Inputs::Known(Box::new(Reference::of(sample, &source.design, &state, missing)))
     });
     let moved = match &before {
@@ -263,7 +263,7 @@ fn continue_from(
 ) -> Result<(FitRecord, State, Option<Estimated>), ServiceError> {
     let before = &pretrained.version.document;
     // A column may have been whole numbers in one table and floats in the other: it is the same column of X.
-    let alike = |(old, new): (&Feature, &Feature)| old.name == new.name && old.encoding == new.encoding;
+    let alike = |(old, new): (&Feature, &Feature)| old.name == new.name && old.encoding == new.encoding && old.columns == new.columns;
     let (old, new) = (pretrained.version.design.features(), source.design.features());
     let same_design = old.len() == new.len() && old.iter().zip(new).all(alike);
     if before.target != specification.target || before.intercept != specification.intercept || !same_design {
@@ -614,7 +614,25 @@ fn validated(
         _ => None,
     };
     let simple = specification.prior.is_none() && specification.constraints.is_empty() && specification.solver == lsq::Solver::Auto;
+    let mut estimated = |rows: &mut dyn RowSource| {
+        let estimated = estimate(rows, specification, names, prior, &mut |_| Ok(()))?;
+        Ok((estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len())))
+    };
     let found = match penalty {
+        // Leaving rows out by their leverage takes the columns as given, and one by one they are too many folds.
+        _ if source.design.learns() && matches!(validation, Validation::Loo) => {
+            return Err(ServiceError::request(
+                "/validation/kind",
+                "`loo` is for features that learn nothing from the rows that are left out; ask for `kfold`",
+            ));
+        }
+        // What features learn, they learn in each fold from its training rows.
+        _ if source.design.learns() => {
+            let design = source.design.clone();
+            let found = lsq::validate_remade(source, plan, &mut estimated);
+            source.design = design;
+            found?
+        }
         // A penalty chosen by the data is chosen anew in each fold: choosing it is part of the fit.
         Some(penalty) if simple && *estimator == specification.estimator => {
             let asked = lsq::Specification { intercept: specification.intercept, penalty, ..lsq::Specification::default() };
@@ -626,10 +644,7 @@ fn validated(
                 "`loo` is for `ols` and `ridge` with a penalty of its own; ask for `kfold`",
             ));
         }
-        _ => lsq::validate(source, plan, &mut |rows| {
-            let estimated = estimate(rows, specification, names, prior, &mut |_| Ok(()))?;
-            Ok((estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len())))
-        })?,
+        _ => lsq::validate(source, plan, &mut estimated)?,
     };
     let record =
         |score: &lsq::FoldScore| FoldRecord { rows: score.rows, rmse: finite(score.rmse), mae: finite(score.mae), r2: finite(score.r2) };

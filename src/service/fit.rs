@@ -14,17 +14,17 @@ use super::datasets::Opened;
 use super::error::ServiceError;
 use super::estimate::{self, Pretrained};
 use super::jobs::{Job, JobKind, JobState, Running};
-use super::{IdempotencyKey, Replayable, Service};
-use crate::features::{Encoding, Feature};
+use super::{IdempotencyKey, Replayable, Service, columns};
+use crate::features::{Design, Feature};
 use crate::frame::{ColumnType, Fault, Schema};
-use crate::model::{Covariance, Document, Form, Specification, Validation, name};
+use crate::model::{Covariance, Document, Specification, Validation, name};
 use crate::planted;
 use crate::store::{self, Connection};
 
 /// The columns that a fit reads, and what they are to it.
 pub(super) struct Plan {
     pub(super) specification: Specification,
-    /// Indices of dataset columns: features, targets, weights, and the one that `extra` tells of.
+    /// Indices of dataset columns: those of the design, targets, weights, and the one that `extra` tells of.
     pub(super) columns: Vec<usize>,
     pub(super) features: Vec<Feature>,
     pub(super) warnings: Vec<String>,
@@ -195,62 +195,7 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
             }
         }
     });
-    let mut columns = Vec::new();
-    let mut encoded = Vec::new();
-    let drop_first = specification.intercept;
-    let onehot = |drop_first, unseen| Encoding::Onehot { levels: Vec::new(), drop_first, unseen };
-    match &specification.features {
-        None => {
-            for (index, column) in schema.columns.iter().enumerate().filter(|(_, column)| !seen.contains(&column.name)) {
-                let encoding = match column.kind {
-                    ColumnType::Number | ColumnType::Integer | ColumnType::Boolean => Encoding::Identity,
-                    ColumnType::Category => onehot(drop_first, specification.unseen),
-                    kind => {
-                        warnings.push(format!("column {:?} of type {} was left out", column.name, kind.as_str()));
-                        continue;
-                    }
-                };
-                columns.push(index);
-                encoded.push(Feature { name: column.name.clone(), kind: column.kind, encoding });
-            }
-        }
-        Some(features) => {
-            let mut used = BTreeSet::new();
-            for (place, feature) in features.iter().enumerate() {
-                let pointer = format!("/features/{place}");
-                let Some(index) = find(pointer.clone(), &feature.column) else { continue };
-                let column = &schema.columns[index];
-                if seen.contains(&column.name) {
-                    faults.push(Fault {
-                        pointer,
-                        detail: format!("column {:?} is a target or the weights, and cannot be a feature", column.name),
-                    });
-                    continue;
-                }
-                if !used.insert(column.name.clone()) {
-                    faults.push(Fault { pointer, detail: format!("column {:?} is a feature twice", column.name) });
-                    continue;
-                }
-                let drop = feature.drop_first.unwrap_or(drop_first);
-                let unseen = feature.unseen.unwrap_or(specification.unseen);
-                let encoding = match (feature.form, column.kind) {
-                    (Form::Usual, ColumnType::Number | ColumnType::Integer | ColumnType::Boolean) => Encoding::Identity,
-                    (Form::Usual, ColumnType::Category)
-                    | (Form::Onehot, ColumnType::Category | ColumnType::Text | ColumnType::Integer | ColumnType::Boolean) => {
-                        onehot(drop, unseen)
-                    }
-                    (Form::Polynomial(degree), ColumnType::Number | ColumnType::Integer) => Encoding::Polynomial { degree },
-                    (_, kind) => {
-                        let detail = format!("column {:?} of type {} cannot be used so", column.name, kind.as_str());
-                        faults.push(Fault { pointer, detail });
-                        continue;
-                    }
-                };
-                columns.push(index);
-                encoded.push(Feature { name: column.name.clone(), kind: column.kind, encoding });
-            }
-        }
-    }
+    let encoded = columns::encoded(&specification, schema, &seen, &mut find, &mut faults, &mut warnings);
     let mut extra = Extra::default();
     let mut beside = None;
     if let Covariance::Cluster { column } = &specification.covariance {
@@ -282,6 +227,8 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
     if !faults.is_empty() {
         return Err(ServiceError::Request(faults));
     }
+    let design = Design::new(encoded.clone());
+    let mut columns: Vec<usize> = design.columns().iter().filter_map(|column| schema.index_of(&column.name)).collect();
     columns.extend(targets);
     columns.extend(weights);
     columns.extend(beside);

@@ -22,11 +22,11 @@ use serde_json::json;
 use super::catalogue::Version;
 use super::events::Channel;
 use super::{Service, ServiceError};
-use crate::features::{Design, RowBuffer};
+use crate::features::{Design, RowBuffer, scattered};
 use crate::frame::Lack;
 use crate::lsq::Gathered;
 use crate::model::State;
-use crate::model::inputs::{Binning, Comparison, Inputs, Reference, Standing, scattered};
+use crate::model::inputs::{Binning, Comparison, Inputs, Reference, Standing};
 use crate::model::prediction::{Answer, ceiling};
 use crate::telemetry;
 
@@ -216,7 +216,7 @@ impl std::fmt::Debug for Watch {
 
 impl Watch {
     fn new(version: &Version, reference: &Reference, now: Timestamp) -> Self {
-        let binning = Binning::of(reference, version.document.features.len());
+        let binning = Binning::of(reference, version.design.columns().len());
         let counters = FEATURES + binning.counters() + 2 * binning.features();
         let book = Book {
             begun: now,
@@ -229,7 +229,7 @@ impl Watch {
             model: version.model.clone(),
             version: version.number,
             events: version.events.clone(),
-            names: version.document.features.iter().map(|feature| feature.name.clone()).collect(),
+            names: version.design.columns().iter().map(|column| column.name.clone()).collect(),
             reference: reference.clone(),
             binning,
             shards: (0..=SEATS).map(|_| OnceLock::new()).collect(),
@@ -250,7 +250,7 @@ impl Watch {
     pub(crate) fn count(&self, design: &Design, state: &State, cells: &[f64], rows: usize, answer: &Answer) {
         SEAT.with(|seat| {
             let tally = self.tally(seat.place);
-            let width = design.features().len();
+            let width = design.columns().len();
             let taken = if rows <= ALL { rows } else { ALL + (rows - ALL) / ONE_IN };
             let (seen, counted) = (tally.now(SEEN), tally.now(COUNTED));
             tally.add(SEEN, rows as u64);
@@ -559,7 +559,7 @@ mod tests {
 
     /// A version of three features of numbers, of which 1000 rows were uniform in [0, 1].
     fn version() -> Version {
-        let feature = |name: &str| Feature { name: name.into(), kind: ColumnType::Number, encoding: Encoding::Identity };
+        let feature = |name: &str| Feature::of(name, ColumnType::Number, Encoding::Identity);
         let values = Values::Number { edges: (0..=10).map(|edge| f64::from(edge) / 10.0).collect(), counts: vec![100; 10] };
         let reference = Reference {
             rows: 1000,

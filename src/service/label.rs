@@ -290,7 +290,7 @@ impl Labelling {
             opened.cells.extend_from_slice(&found.cells);
             if erased {
                 // They hold the place of a row that is not learnt again.
-                opened.cells.resize(opened.cells.len() + version.document.features.len(), 0.0);
+                opened.cells.resize(opened.cells.len() + version.design.columns().len(), 0.0);
             }
             opened.cells.extend_from_slice(label);
             opened.answers.push(found.learnt.map(|learnt| (learnt.sequence, learnt.answer)));

@@ -444,7 +444,7 @@ struct Scratch {
 
 /// Learns one row of cells: the one way in, live and at replay.
 fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scratch) -> Result<Option<Mark>, lsq::Error> {
-    let features = version.document.features.len();
+    let features = version.design.columns().len();
     let targets = version.document.target.len();
     let row = version.design.row(&cells[..features], &mut scratch.design_row);
     scratch.innovations.resize(targets, 0.0);

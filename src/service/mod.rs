@@ -10,6 +10,7 @@ pub mod audit;
 pub mod backup;
 mod catalogue;
 pub mod check;
+mod columns;
 mod datasets;
 mod diagnose;
 mod erase;

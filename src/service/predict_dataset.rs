@@ -22,7 +22,7 @@ use super::predict::Answerer;
 use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::arrow_stream::parse_columns;
 use crate::frame::rows::Rows;
-use crate::frame::{Column, ColumnType, Fault, Frame, InputKind, InputSchema, Schema, Summary, codec};
+use crate::frame::{Column, ColumnType, Fault, Frame, Input, InputKind, InputSchema, Schema, Summary, codec};
 use crate::model::{Answer, Figure, Question, Wanted, name};
 use crate::store::datasets::Landing;
 use crate::store::{self, Connection};
@@ -194,9 +194,10 @@ impl Service {
 /// Whether a column of that type can hold what a feature is of. Whether each of its cells does, is seen when they are read.
 fn holds(column: ColumnType, input: &InputKind) -> bool {
     match input {
-        InputKind::Number | InputKind::Integer => matches!(column, ColumnType::Number | ColumnType::Integer),
+        InputKind::Number | InputKind::Integer | InputKind::Above(_) => matches!(column, ColumnType::Number | ColumnType::Integer),
         InputKind::Boolean => matches!(column, ColumnType::Boolean | ColumnType::Number | ColumnType::Integer),
         InputKind::Category { .. } => column != ColumnType::Timestamp,
+        InputKind::Timestamp => column == ColumnType::Timestamp,
     }
 }
 
@@ -306,7 +307,7 @@ impl Answering<'_> {
             let part: Vec<ArrayRef> = features.iter().map(|feature| feature.slice(begin, count)).collect();
             let first = first_row + begin as u64;
             parse_columns(&part, count, first, self.inputs, &mut parsed)?;
-            let complete = complete(&mut parsed, width);
+            let complete = complete(&mut parsed, self.answerer.inputs().inputs());
             let number = |row: usize| first + complete.as_ref().map_or(row, |complete| complete[row]) as u64;
             let answer = self.answerer.answer(&parsed, self.question).map_err(|error| numbered(error, number))?;
             let parts = (self.answerer.version.document.features.len() + 1) * self.answerer.version.document.target.len();
@@ -318,13 +319,17 @@ impl Answering<'_> {
     }
 }
 
-/// Leaves the rows in which nothing is missing, and tells which they are, unless they are all.
-fn complete(rows: &mut Rows, width: usize) -> Option<Vec<usize>> {
+/// Leaves the rows in which nothing is missing that must be there, and tells which they are, unless they are all.
+fn complete(rows: &mut Rows, inputs: &[Input]) -> Option<Vec<usize>> {
     if !rows.values.iter().any(|value| value.is_nan()) {
         return None;
     }
-    let kept: Vec<usize> =
-        (0..rows.count).filter(|row| rows.values[row * width..(row + 1) * width].iter().all(|value| !value.is_nan())).collect();
+    let width = inputs.len();
+    let there = |row: &usize| {
+        let cells = &rows.values[row * width..(row + 1) * width];
+        cells.iter().zip(inputs).all(|(value, input)| !(value.is_nan() && input.required))
+    };
+    let kept: Vec<usize> = (0..rows.count).filter(there).collect();
     for (to, &from) in kept.iter().enumerate() {
         rows.values.copy_within(from * width..(from + 1) * width, to * width);
     }

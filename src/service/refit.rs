@@ -112,27 +112,28 @@ async fn rows(connection: &mut Connection, version: &Version, begin: u64, end: u
 
 fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Document, State), ServiceError> {
     let begun = std::time::Instant::now();
-    let (features, targets) = (version.document.features.len(), version.document.target.len());
+    let (columns, targets) = (version.design.columns().len(), version.document.target.len());
     let width = version.learning_width();
     let extended = version.design.is_extended();
     let memory = version.memory();
     let rows = (cells.len() / width) as u64;
     let mut window = Window::new(version.design.width(), targets, extended, memory.online.window.unwrap_or(rows));
     let mut buffer = RowBuffer::default();
-    let mut sample = Sample::of(features, rows);
-    sample.see(usize::try_from(rows).unwrap_or(0), |row, feature| cells[row * width + feature]);
+    let mut sample = Sample::of(columns, rows);
+    sample.see(usize::try_from(rows).unwrap_or(0), |row, column| cells[row * width + column]);
     for row in cells.chunks_exact(width) {
-        window.push(version.design.row(&row[..features], &mut buffer), &row[features..features + targets], row[width - 1]);
+        window.push(version.design.row(&row[..columns], &mut buffer), &row[columns..columns + targets], row[width - 1]);
     }
     let fit = window.fit(&lsq::Specification { intercept: version.document.intercept, penalty: memory.penalty, ..Default::default() })?;
     let mut state = State::of(&fit);
     if memory.online.window.is_some() {
         state = state.windowed(window);
     }
-    // Rows with a missing value are not learnt, so none is missing here.
     let inputs = match version.document.inputs {
         Inputs::Off => Inputs::Off,
-        Inputs::Unknown | Inputs::Known(_) => Inputs::Known(Box::new(Reference::of(sample, &version.design, &state, vec![0.0; features]))),
+        Inputs::Unknown | Inputs::Known(_) => {
+            Inputs::Known(Box::new(Reference::of(sample, &version.design, &state, missing(cells, width, columns))))
+        }
     };
     let document = Document {
         solver: fit.solver.as_str().to_owned(),
@@ -155,4 +156,11 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
         ..version.document.clone()
     };
     Ok((document, state))
+}
+
+/// By column, the share of the rows in which it is missing.
+#[allow(clippy::cast_precision_loss)] // counts of rows
+fn missing(cells: &[f64], width: usize, columns: usize) -> Vec<f64> {
+    let rows = cells.len() / width;
+    (0..columns).map(|column| cells.iter().skip(column).step_by(width).filter(|cell| cell.is_nan()).count() as f64 / rows as f64).collect()
 }

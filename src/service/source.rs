@@ -7,8 +7,8 @@ use super::ahead::Ahead;
 use super::datasets::Opened;
 use super::error::ServiceError;
 use super::jobs::Running;
-use crate::features::{self, Block, BlockError, Design, Encoding, Feature, Roles};
-use crate::frame::{ColumnType, Frame};
+use crate::features::{self, Block, BlockError, Cells, Design, Feature, Learning, Roles};
+use crate::frame::{ColumnType, Fault, Frame};
 use crate::lsq::{self, RowSource};
 use crate::model::Document;
 use crate::model::inputs::Sample;
@@ -23,7 +23,7 @@ pub(super) struct Source<'a> {
     pub(super) runtime: &'a tokio::runtime::Handle,
     pub(super) running: &'a Running,
     pub(super) dataset: Arc<Opened>,
-    /// Indices of dataset columns: features, targets, weights, and one more whose gaps leave rows out as theirs do.
+    /// Indices of dataset columns: those of the design, targets, weights, and one more whose gaps leave rows out as theirs do.
     pub(super) columns: Vec<usize>,
     pub(super) design: Design,
     pub(super) targets: usize,
@@ -48,7 +48,8 @@ impl<'a> Source<'a> {
         document: &Document,
     ) -> Result<Self, ServiceError> {
         let schema = &dataset.description.summary.schema;
-        let names = document.features.iter().map(|feature| &feature.name).chain(&document.target).chain(&document.weights);
+        let design = document.design();
+        let names = design.columns().iter().map(|column| &column.name).chain(&document.target).chain(&document.weights);
         let columns = names
             .map(|name| schema.index_of(name).ok_or(ServiceError::Internal("a version's column is not in its dataset")))
             .collect::<Result<_, _>>()?;
@@ -56,7 +57,7 @@ impl<'a> Source<'a> {
             runtime,
             running,
             columns,
-            design: document.design(),
+            design,
             targets: document.target.len(),
             weighted: document.weights.is_some(),
             cache: None,
@@ -112,27 +113,96 @@ impl Source<'_> {
     }
 
     /// First pass, when there are categories: the levels that occur in complete rows, sorted (numbers by size, texts by code point).
-    pub(super) fn find_levels(&mut self, features: &mut [Feature]) -> Result<(), ServiceError> {
-        let categorical = |feature: &Feature| matches!(feature.encoding, Encoding::Onehot { .. });
-        if !features.iter().any(categorical) {
+    fn find_levels(&mut self, features: &mut [Feature]) -> Result<(), ServiceError> {
+        let design = Design::new(features.to_vec());
+        if design.columns().iter().all(|column| column.levels.is_none()) {
             return Ok(());
         }
-        let mut found = vec![BTreeSet::new(); features.len()];
-        let kinds: Vec<bool> = features.iter().map(categorical).collect();
+        let mut found = vec![BTreeSet::new(); design.columns().len()];
         self.frames(|frame, _| {
-            for (index, levels) in found.iter_mut().enumerate().filter(|(index, _)| kinds[*index]) {
-                features::levels_of_complete_rows(&frame.columns, index, levels).map_err(block_error)?;
+            for (index, levels) in found.iter_mut().enumerate().filter(|(index, _)| design.columns()[*index].levels.is_some()) {
+                features::levels_of_complete_rows(&design, &frame.columns, index, levels).map_err(block_error)?;
             }
             Ok(())
         })?;
-        for (feature, found) in features.iter_mut().zip(found) {
-            if let Encoding::Onehot { levels, .. } = &mut feature.encoding {
-                *levels = found.into_iter().collect();
-                if feature.kind == ColumnType::Integer {
-                    levels.sort_by_key(|level| level.parse::<i64>().unwrap_or(i64::MAX));
+        let sorted = |(found, kind): (BTreeSet<String>, ColumnType)| {
+            let mut levels: Vec<String> = found.into_iter().collect();
+            if kind == ColumnType::Integer {
+                levels.sort_by_key(|level| level.parse::<i64>().unwrap_or(i64::MAX));
+            }
+            levels
+        };
+        let found: HashMap<&str, Vec<String>> =
+            design.columns().iter().zip(found).map(|(column, levels)| (column.name.as_str(), sorted((levels, column.kind)))).collect();
+        for feature in features {
+            let names: Vec<String> = feature.sources().map(|(name, _)| name.to_owned()).collect();
+            for (part, name) in names.iter().enumerate() {
+                if let (Some(levels), Some(found)) = (feature.encoding.levels_mut(part), found.get(name.as_str())) {
+                    levels.clone_from(found);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Makes a design of features as the training rows have it: the levels of categories, then what else the features learn of rows.
+    pub(super) fn make_design(&mut self, mut features: Vec<Feature>) -> Result<(), ServiceError> {
+        self.find_levels(&mut features)?;
+        self.design = Design::new(features);
+        self.design = self.learnt(None)?;
+        Ok(())
+    }
+
+    /// The design as the training rows have it, or those of them that a fold learns from.
+    fn learnt(&mut self, training: Option<&lsq::Training<'_>>) -> Result<Design, ServiceError> {
+        let design = self.design.clone();
+        let Some(mut learning) = Learning::of(&design, self.total_rows().saturating_sub(self.first)) else { return Ok(design) };
+        let (first, mut rows) = (self.first, 0);
+        let (mut cells, mut taken) = (Cells::default(), Vec::new());
+        self.frames(|frame, first_row| {
+            let begin = usize::try_from(first.saturating_sub(first_row)).unwrap_or(usize::MAX).min(frame.rows);
+            cells.read(&design, &frame.columns, begin..frame.rows).map_err(block_error)?;
+            match training {
+                Some(training) => training.of(rows, cells.rows(), &mut taken),
+                None => {
+                    taken.clear();
+                    taken.resize(cells.rows(), true);
+                }
+            }
+            rows += cells.rows() as u64;
+            learning.see(&cells, |row| taken[row]).map_err(|(row, column)| {
+                let name = &design.columns()[column].name;
+                let limit = |feature: &Feature| feature.encoding.above().is_some() && feature.sources().any(|(source, _)| source == name);
+                let place = design.features().iter().position(limit).unwrap_or_default();
+                let row = first_row + cells.place(row) as u64 + 1;
+                let detail = format!("row {row}, column {name:?}: the value has no logarithm; with `offset` it has to be above 0");
+                ServiceError::request(format!("/features/{place}"), detail)
+            })
+        })?;
+        let unfit = |unfit: features::Unfit| {
+            ServiceError::Request(vec![Fault { pointer: format!("/features/{}", unfit.feature), detail: unfit.detail }])
+        };
+        learning.finish().map(Design::new).map_err(unfit)
+    }
+}
+
+impl lsq::Remade for Source<'_> {
+    fn remake(&mut self, training: &lsq::Training<'_>) -> Result<(), lsq::Error> {
+        let before = self.design.width();
+        let design = self.learnt(Some(training)).map_err(|error| match error {
+            ServiceError::Cancelled => lsq::Error::Interrupted,
+            ServiceError::Request(faults) => {
+                let details: Vec<String> = faults.into_iter().map(|fault| fault.detail).collect();
+                lsq::Error::Source(format!("on the training rows of a fold, {}", details.join("; ")))
+            }
+            other => lsq::Error::Source(other.to_string()),
+        })?;
+        if design.width() != before {
+            return Err(lsq::Error::Source(
+                "the training rows of a fold make another number of columns; give the edges of bins".to_owned(),
+            ));
+        }
+        self.design = design;
         Ok(())
     }
 }
@@ -142,7 +212,10 @@ impl Source<'_> {
     pub(super) fn groups(&mut self) -> Result<Vec<u32>, ServiceError> {
         let index = self.columns.len() - 1;
         let (mut known, mut codes) = (HashMap::new(), Vec::new());
-        self.frames(|frame, _| features::codes_of_complete_rows(&frame.columns, index, &mut known, &mut codes).map_err(block_error))?;
+        let design = self.design.clone();
+        self.frames(|frame, _| {
+            features::codes_of_complete_rows(&design, &frame.columns, index, &mut known, &mut codes).map_err(block_error)
+        })?;
         Ok(codes)
     }
 
@@ -150,7 +223,8 @@ impl Source<'_> {
     pub(super) fn moments(&mut self) -> Result<Vec<f64>, ServiceError> {
         let index = self.columns.len() - 1;
         let mut moments = Vec::new();
-        self.frames(|frame, _| features::numbers_of_complete_rows(&frame.columns, index, &mut moments).map_err(block_error))?;
+        let design = self.design.clone();
+        self.frames(|frame, _| features::numbers_of_complete_rows(&design, &frame.columns, index, &mut moments).map_err(block_error))?;
         Ok(moments)
     }
 }
@@ -175,7 +249,7 @@ impl RowSource for Source<'_> {
         let design = self.design.clone();
         let roles = Roles { design: &design, targets: self.targets, weighted: self.weighted };
         let rows_at_once = (BLOCK_CELLS / design.width().max(1)).clamp(64, 8192);
-        let mut block = Block::default();
+        let (mut block, mut cells) = (Block::default(), Cells::default());
         let mut skipped = 0;
         let mut refused = None;
         let first = self.first;
@@ -191,13 +265,13 @@ impl RowSource for Source<'_> {
                     }
                     other => block_error(other),
                 })? as u64;
+                if let Some(sample) = &mut sample {
+                    cells.read(&design, &frame.columns, begin..end).map_err(block_error)?;
+                    sample.see(cells.rows(), |row, column| cells.cell(row, column));
+                }
                 begin = end;
                 if block.rows() == 0 {
                     continue;
-                }
-                if let Some(sample) = &mut sample {
-                    let x = block.design();
-                    sample.see(block.rows(), |row, feature| design.cell(feature, |column| x[(row, column)]));
                 }
                 let rows = lsq::Block {
                     design: block.design(),

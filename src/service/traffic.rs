@@ -417,6 +417,8 @@ fn inputs_of(arm: usize, members: &[Member]) -> Option<InputSchema> {
         if inputs.iter().all(|known| known.name != input.name) {
             let kind = match &input.kind {
                 InputKind::Category { levels, .. } => InputKind::Category { levels: levels.clone(), unseen: Unseen::Baseline },
+                // What no feature of the arm minds is no reason to refuse a row.
+                InputKind::Above(_) => InputKind::Number,
                 kind => kind.clone(),
             };
             inputs.push(Input { name: input.name.clone(), kind, required: false });
@@ -427,12 +429,15 @@ fn inputs_of(arm: usize, members: &[Member]) -> Option<InputSchema> {
 
 /// How a member's cells are made from a row that was parsed for another.
 #[derive(Debug)]
-struct View(Vec<Cell>);
+struct View(Vec<(Cell, Required)>);
+
+/// Whether a member cannot see a row without a cell.
+type Required = bool;
 
 #[derive(Debug)]
 enum Cell {
-    /// The same number.
-    Number(usize),
+    /// The same number, if it is above what it has to be.
+    Number { place: usize, above: Option<f64> },
     /// The level of the same text; NaN where there is none.
     Level {
         place: usize,
@@ -465,19 +470,27 @@ impl View {
                     let unknown = if own.keys().all(|level| given.contains_key(level)) { baseline } else { f64::NAN };
                     Ok(Cell::Level { place, levels, unknown })
                 }
-                (InputKind::Category { .. }, _) | (_, InputKind::Category { .. }) => Err(input.name.clone()),
-                (_, _) => Ok(Cell::Number(place)),
+                (InputKind::Timestamp, InputKind::Timestamp) => Ok(Cell::Number { place, above: None }),
+                (InputKind::Category { .. } | InputKind::Timestamp, _) | (_, InputKind::Category { .. } | InputKind::Timestamp) => {
+                    Err(input.name.clone())
+                }
+                (_, InputKind::Above(above)) => Ok(Cell::Number { place, above: Some(*above) }),
+                (_, _) => Ok(Cell::Number { place, above: None }),
             }
         };
-        inputs.inputs().iter().map(cell).collect::<Result<_, _>>().map(Self)
+        inputs.inputs().iter().map(|input| Ok((cell(input)?, input.required))).collect::<Result<_, _>>().map(Self)
     }
 
     /// Adds the member's cells; adds none, and `false`, when it cannot see the row.
     fn cells(&self, row: &[f64], cells: &mut Vec<f64>) -> bool {
         let start = cells.len();
-        for cell in &self.0 {
+        for (cell, required) in &self.0 {
             let value = match cell {
-                Cell::Number(place) => row[*place],
+                Cell::Number { place, above: Some(above) } if row[*place] <= *above => {
+                    cells.truncate(start);
+                    return false;
+                }
+                Cell::Number { place, .. } => row[*place],
                 Cell::Level { place, levels, unknown } => match row[*place] {
                     index if index.is_nan() => index,
                     index if index < 0.0 => *unknown,
@@ -486,7 +499,7 @@ impl View {
                 },
                 Cell::Absent => f64::NAN,
             };
-            if value.is_nan() {
+            if value.is_nan() && *required {
                 cells.truncate(start);
                 return false;
             }
@@ -859,6 +872,12 @@ mod tests {
         assert_eq!(cells(&wider, &[7.0, -1.0, 1.0]), [0.0; 0], "the text may be a level of its own");
         assert_eq!(cells(&InputSchema::new(vec![number("y")]), &[7.0, 0.0, 1.0]), [0.0; 0]);
         assert_eq!(View::of(&row, &InputSchema::new(vec![number("c")])).unwrap_err(), "c");
+        let of = |kind, required| InputSchema::new(vec![Input { name: "x".to_owned(), kind, required }]);
+        let above = of(InputKind::Above(1.0), true);
+        assert_eq!((cells(&above, &[7.0, 0.0, 1.0]), cells(&above, &[1.0, 0.0, 1.0])), (vec![7.0], vec![]), "a number without a logarithm");
+        assert_eq!(cells(&of(InputKind::Number, true), &[f64::NAN, 0.0, 1.0]), [0.0; 0]);
+        assert!(cells(&of(InputKind::Number, false), &[f64::NAN, 0.0, 1.0])[0].is_nan(), "what it fills in by itself");
+        assert_eq!(View::of(&row, &of(InputKind::Timestamp, true)).unwrap_err(), "x");
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Service {
             // Rows before a window were never learnt, but they count in what was missing when the inputs were looked at.
             if let (Inputs::Known(inputs), true) = (&mut changed.inputs, rows.range(..known).next().is_some()) {
                 let summary = summed_up(&opened.up_to(revision, places)).await?;
-                let columns = columns_of(document.features.iter().map(|feature| &feature.name), &summary.schema)?;
+                let columns = columns_of(version.design.columns().iter().map(|column| &column.name), &summary.schema)?;
                 inputs.missing.iter_mut().zip(columns).for_each(|(missing, column)| *missing = summary.missing(column));
             }
             return Ok((changed != *document).then(|| Change { version: version.clone(), document: changed, states: None, reason: None }));
@@ -344,7 +344,8 @@ fn plan(document: &Document, schema: &Schema) -> Result<Plan, ServiceError> {
     if let Some(Validation::Time { column, .. }) = document.validation.as_ref().map(|validation| &validation.plan) {
         (extra.time, beside) = (true, Some(column));
     }
-    let names = document.features.iter().map(|feature| &feature.name).chain(&document.target).chain(&document.weights).chain(beside);
+    let design = document.design();
+    let names = design.columns().iter().map(|column| &column.name).chain(&document.target).chain(&document.weights).chain(beside);
     Ok(Plan {
         specification: document.specification(),
         columns: columns_of(names, schema)?,
@@ -372,7 +373,7 @@ fn document_after(before: &Document, fitted: Document, dataset_tag: String, unle
     }
     let rows = unlearnt.rows;
     let chosen = if before.selection.is_some() { ", the penalty that was chosen" } else { "" };
-    warnings.push(format!("{rows} rows of its dataset were unlearnt: the columns of the design, their levels{chosen} and the prior stay"));
+    warnings.push(format!("{rows} rows of its dataset were unlearnt: the columns of the design, their levels and what its features fixed{chosen} and the prior stay"));
     // What the penalties that were tried scored was scored with the rows.
     let selection = before.selection.clone().map(|selection| crate::model::Selection { path: Vec::new(), ..selection });
     Document {

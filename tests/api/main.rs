@@ -10,6 +10,7 @@ mod contract;
 mod datasets;
 mod diagnostics;
 mod estimators;
+mod features;
 mod fits;
 mod grpc;
 mod hostile;

@@ -26,9 +26,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
+import patsy
 import statsmodels.api as sm
 from scipy import optimize, stats
-from sklearn import decomposition, linear_model
+from sklearn import decomposition, impute, kernel_approximation, linear_model, preprocessing
 from statsmodels.stats import diagnostic, stattools
 from statsmodels.stats.outliers_influence import OLSInfluence, variance_inflation_factor
 
@@ -538,6 +539,86 @@ def polynomials(server, table):
             exact.errors,
             EXACT,
         )
+
+
+def transforms(server, table):
+    """Each feature beside the same of scikit-learn or patsy, by the least-squares fit on what that makes."""
+    random = np.random.default_rng(91)
+    count = 240
+    age, visits, region = random.uniform(18, 80, count), random.poisson(3.0, count), random.choice(LEVELS, count)
+    response = np.sqrt(age) + 0.3 * np.log1p(visits) + (region == "south") + 0.2 * random.standard_normal(count)
+    rows = Rows(age=age, visits=visits, region=region, y=response)
+    dataset = server.upload(rows)
+    columns = {"age": age, "visits": visits.astype(float), "region": region}
+
+    def compare(item, peer, features, design, dataset=dataset):
+        """`design` has the columns that the features make, in their order; the intercept is beside it."""
+        version = server.fit(dataset, features=features)
+        estimates = [entry["estimate"] for entry in version["coefficients"]]
+        fit = sm.OLS(response, sm.add_constant(np.asarray(design, dtype=float), has_constant="add")).fit()
+        size = np.abs(fit.params) + fit.bse
+        table.compare(f"feature {item}: coefficients", peer, item, estimates, fit.params, CLOSED, scale=size)
+        return version
+
+    compare(
+        "standardise", "patsy standardize", [{"column": "age", "as": "standardise"}], patsy.dmatrix("standardize(age, ddof=1) - 1", columns)
+    )
+    compare("log", "numpy log1p", [{"column": "visits", "as": "log", "offset": 1}], np.log1p(visits))
+    product = patsy.dmatrix("age + region + age:region", columns)
+    compare("interaction", "patsy a:b", ["age", "region", {"columns": ["age", "region"], "as": "interaction"}], reordered(product))
+    product = patsy.dmatrix("age:region - 1", columns)
+    compare("interaction, alone", "patsy a:b", [{"columns": ["age", "region"], "as": "interaction"}], product)
+    product = patsy.dmatrix("age:visits - 1", columns)
+    compare("interaction, of numbers", "patsy a:b", [{"columns": ["age", "visits"], "as": "interaction"}], product)
+    bins = preprocessing.KBinsDiscretizer(5, encode="onehot-dense", strategy="quantile", quantile_method="linear", subsample=None)
+    made = bins.fit_transform(age[:, None])[:, 1:]
+    version = compare("bins", "sklearn KBinsDiscretizer", [{"column": "age", "as": "bins", "quantiles": 5}], made)
+    table.compare("feature bins: edges", "sklearn KBinsDiscretizer", "5 bins", version["features"][0]["edges"], bins.bin_edges_[0], CLOSED)
+    # A basis of another form: what is the same is its span.
+    knots = [30.0, 45.0, 60.0]
+    version = server.fit(dataset, features=[{"column": "age", "as": "spline", "knots": knots}])
+    basis = np.asarray(patsy.dmatrix("cr(age, knots=knots) - 1", columns | {"knots": knots}))
+    fit = sm.OLS(response, basis).fit()
+    predicted = server.predict(version, Rows(age=age), interval={"kind": "confidence", "level": 0.95})
+    interval = fit.get_prediction().conf_int()
+    table.compare("feature spline: predictions", "patsy cr", "3 knots", predicted["predictions"], fit.fittedvalues, CLOSED)
+    table.compare("feature spline: limits", "patsy cr", "3 knots", predicted["upper"], interval[:, 1], CLOSED)
+    income = np.where(random.uniform(size=count) < 0.2, np.nan, random.exponential(1.0, count))
+    gaps = server.upload(Rows(income=income, y=response))
+    for filling in ("mean", "median"):
+        imputer = impute.SimpleImputer(strategy=filling, add_indicator=True)
+        asked = [{"column": "income", "as": "impute", "with": filling, "indicator": True}]
+        compare("impute", "sklearn SimpleImputer", asked, imputer.fit_transform(income[:, None]), gaps)
+    begin = np.datetime64("2023-01-01T00:00:00")
+    at = begin + random.integers(0, 2 * 365 * 24 * 3600, count).astype("timedelta64[s]")
+    moments = server.upload(Rows(at=np.char.add(at.astype(str), "Z"), y=response))
+    days = at.astype("datetime64[D]")
+    weekday = (days.astype(int) + 3) % 7
+    hour = (at - days).astype(int) // 3600
+    turn = at.astype(float) / 86400 / 7
+    waves = [wave(2 * np.pi * k * turn) for k in (1, 2) for wave in (np.sin, np.cos)]
+    asked = [
+        {"column": "at", "as": "calendar", "parts": ["weekday"], "seasonality": {"period": "7d", "order": 2}},
+        {"column": "at", "as": "calendar", "parts": ["hour"], "encode": "number"},
+    ]
+    made = np.column_stack([*(weekday == day for day in range(1, 7)), *waves, hour])
+    compare("calendar", "numpy datetime64", asked, made, moments)
+    # Frequencies are drawn, and those of the peer are others: with the server's own, the waves are the same.
+    asked = [{"columns": ["age", "visits"], "as": "random_fourier", "components": 12, "gamma": 0.4, "seed": 3}]
+    version = server.fit(dataset, features=asked)
+    feature = version["features"][0]
+    sampler = kernel_approximation.RBFSampler(gamma=0.4, n_components=12).fit(np.zeros((1, 2)))
+    sampler.random_weights_ = np.reshape(feature["frequencies"], (12, 2)).T
+    sampler.random_offset_ = np.array(feature["phases"])
+    made = sampler.transform(stats.zscore(np.column_stack([age, visits]), ddof=1))
+    compare("random_fourier", "sklearn RBFSampler", asked, made)
+
+
+def reordered(matrix):
+    """patsy's design without its intercept, numbers before categories before products, as the features stand."""
+    names = matrix.design_info.column_names
+    order = ["age", *(name for name in names if name.startswith("region")), *(name for name in names if ":" in name)]
+    return np.asarray(matrix)[:, [names.index(name) for name in dict.fromkeys(order)]]
 
 
 def several_targets(server, table):
@@ -1372,6 +1453,7 @@ ALL = (
     awkward_rows,
     far_away,
     polynomials,
+    transforms,
     several_targets,
     encodings,
     smallest_norm,

@@ -42,15 +42,15 @@ struct Described {
 /// The tensors that a version takes, and those that it gives.
 fn described(version: &Version) -> (Vec<Described>, Vec<Described>) {
     let inputs = version.inputs.inputs();
-    let plain = inputs.iter().all(|input| matches!(input.kind, InputKind::Number | InputKind::Integer));
+    let plain = inputs.iter().all(|input| matches!(input.kind, InputKind::Number | InputKind::Integer | InputKind::Above(_)));
     let taken = if plain && !inputs.is_empty() {
         vec![Described { name: TABLE.to_owned(), datatype: "FP64", shape: vec![-1, inputs.len() as i64] }]
     } else {
         let datatype = |kind: &InputKind| match kind {
-            InputKind::Number => "FP64",
+            InputKind::Number | InputKind::Above(_) => "FP64",
             InputKind::Integer => "INT64",
             InputKind::Boolean => "BOOL",
-            InputKind::Category { .. } => "BYTES",
+            InputKind::Category { .. } | InputKind::Timestamp => "BYTES",
         };
         inputs.iter().map(|input| Described { name: input.name.clone(), datatype: datatype(&input.kind), shape: vec![-1, 1] }).collect()
     };
