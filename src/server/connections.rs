@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::{Request, Response};
@@ -241,8 +242,11 @@ impl<A: Application> Conversation<A> {
             let request = request.map(|body| Arriving::new(body, progress.clone(), *limits));
             let (application, poll) = (application.clone(), poll.clone());
             async move {
-                let answer = application.answer(request).await;
+                let mut answer = application.answer(request).await;
                 poll.answered();
+                if progress.is_parting() {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(answer.map(|body| Leaving { body, _exchange: exchange }))
             }
         });
@@ -507,7 +511,8 @@ mod tests {
         assert_eq!(sending.await.unwrap(), 16);
         let mut reply = Vec::new();
         reader.read_to_end(&mut reply).await.unwrap();
-        assert!(reply.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&reply));
+        let reply = String::from_utf8(reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 413") && reply.contains("connection: close\r\n"), "{reply}");
     }
 
     #[tokio::test]

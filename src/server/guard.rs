@@ -30,6 +30,10 @@ use crate::config::Config;
 /// a socket with unread bytes resets the connection, and the answer is lost with it.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Bytes of a body that nobody wants which are there already as a rule, since they came with the header: hyper reads once, and goes on with the
+/// connection if that was the rest of it.
+const PASSED_OVER: u64 = 4 << 10;
+
 /// A request's body did not go on arriving in time.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the body did not go on arriving in time")]
@@ -67,6 +71,15 @@ pub(super) struct Progress {
     answering: AtomicBool,
     /// Whether a request's body was given up before its end.
     unread: AtomicBool,
+    /// Whether more was left of it than is passed over on the way to the next request.
+    parting: AtomicBool,
+}
+
+impl Progress {
+    /// Whether the connection ends with the answer, of which the client is told: it would send its next request into a closed one.
+    pub(super) fn is_parting(&self) -> bool {
+        self.parting.load(Ordering::Relaxed)
+    }
 }
 
 /// One request and its response; over when dropped.
@@ -76,6 +89,7 @@ impl Exchange {
     pub(super) fn begin(progress: &Arc<Progress>) -> Self {
         progress.begun.fetch_add(1, Ordering::Relaxed);
         progress.unread.store(false, Ordering::Relaxed);
+        progress.parting.store(false, Ordering::Relaxed);
         progress.answering.store(true, Ordering::Relaxed);
         Self(progress.clone())
     }
@@ -195,6 +209,8 @@ impl Drop for Arriving {
     fn drop(&mut self) {
         if !self.ended && !self.body.is_end_stream() {
             self.progress.unread.store(true, Ordering::Relaxed);
+            let parting = self.body.size_hint().exact().is_none_or(|left| left > PASSED_OVER);
+            self.progress.parting.store(parting, Ordering::Relaxed);
         }
     }
 }
