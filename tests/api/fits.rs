@@ -272,7 +272,7 @@ async fn what_a_fit_cannot_take_is_named_by_pointer() {
             "invalid_request",
             vec!["/prior/strength", "/validation/folds", "/covariance"],
         ),
-        (json!({"dataset": "t", "target": "y", "features": [{"column": "x", "as": "spline"}]}), "not_supported", vec!["/features/0/as"]),
+        (json!({"dataset": "t", "target": "y", "features": [{"column": "x", "as": "tfidf"}]}), "not_supported", vec!["/features/0/as"]),
         (json!({"dataset": "t", "target": "y", "intercept": false, "features": []}), "invalid_request", vec!["/features"]),
     ];
     for (body, code, pointers) in cases {
