@@ -138,7 +138,7 @@ impl Season {
         };
         let days = period.strip_suffix(unit)?.parse::<f64>().ok()? * days;
         // Shorter ones are finer than timestamps; longer ones are longer than they reach.
-        (days >= 1e-6 && days <= 1e6).then(|| Self { period: period.to_owned(), days, order })
+        (1e-6..=1e6).contains(&days).then(|| Self { period: period.to_owned(), days, order })
     }
 
     pub(super) fn width(&self) -> usize {

@@ -213,7 +213,7 @@ fn table(tensor: &Tensor<'_>, view: &View<'_>, schema: &InputSchema, max_rows: u
     let plain = schema.inputs().iter().all(|input| matches!(input.kind, InputKind::Number | InputKind::Integer));
     if let (true, Datatype::Fp64, Elements::Binary(bytes)) = (plain, tensor.datatype, &tensor.elements) {
         rows.values.extend(bytes.as_chunks().0.iter().map(|word| f64::from_le_bytes(*word)));
-        let wrong = |(place, value): (usize, &f64)| !value.is_finite() && !(value.is_nan() && !schema.inputs()[place % width].required);
+        let wrong = |(place, value): (usize, &f64)| !(value.is_finite() || value.is_nan() && !schema.inputs()[place % width].required);
         if let Some(place) = rows.values.iter().enumerate().position(wrong) {
             let what = if rows.values[place].is_nan() { MISSING } else { NOT_FINITE };
             refuse(&mut faults, schema, place / width, place % width, what);
