@@ -35,7 +35,7 @@ def map_path_parameters(ctx, path_parameters):
     """About half of the names, versions and sequences are of what is there, unless it is to be deleted as a whole."""
     path, method = ctx.operation.path, ctx.operation.method.upper()
     # Events of what is there go on for ever, and a model may be there because an earlier request made it; tests/api has them.
-    if path.endswith("/{name}/events"):
+    if path.endswith("/{name}/events") and path_parameters and "name" in path_parameters:
         return {**path_parameters, "name": f"nobody-{path_parameters['name']}"}
     if not path_parameters or not half(path_parameters):
         return path_parameters
