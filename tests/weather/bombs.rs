@@ -41,7 +41,7 @@ async fn a_bomb_ends_at_its_limit_and_costs_little() {
             bombs.push((encoding, if encoding == "deflate" { piece } else { piece.repeat(pieces) }));
         }
     }
-    let before = server.memory("VmHWM:");
+    let (begun, mut grown) = (server.memory("VmRSS:"), 0.0_f64);
     for (place, (encoding, bomb)) in bombs.iter().enumerate() {
         let learnt = place % 2 == 0;
         for (what, accept) in [
@@ -58,14 +58,19 @@ async fn a_bomb_ends_at_its_limit_and_costs_little() {
                 "content-type: application/x-ndjson\r\ncontent-encoding: {encoding}\r\naccept: {accept}\r\ncontent-length: {}",
                 bomb.len()
             );
+            server.forget_peak();
+            let before = server.memory("VmRSS:");
             let reply = server.ask_with(what, &headers, bomb);
+            grown = grown.max(server.memory("VmHWM:") - before);
             let told = reply.contains("\"status\":413") && reply.contains("unpacks to more than 200 times its length");
             assert!(told, "{encoding} {what}: {}", &reply[reply.len().saturating_sub(600)..]);
         }
         assert!(server.ask("GET /v1/datasets/bomb", "", b"").starts_with("HTTP/1.1 404"));
     }
-    let grown = server.memory("VmHWM:") - before;
     assert!(grown < MOST, "it took {grown} MiB more");
+    // Nor does it add up from body to body.
+    let kept = server.memory("VmRSS:") - begun;
+    assert!(kept < 2.0 * MOST, "after all of them it keeps {kept} MiB more");
     let sizes: Vec<String> = bombs.iter().map(|(encoding, bomb)| format!("{encoding} {:.1}", bomb.len() as f64 / 1e6)).collect();
     eprintln!("bombs of {} MiB, packed to so many MB: {}; {grown:.1} MiB more resident at the most", pieces * PIECE, sizes.join(", "));
 }
