@@ -32,6 +32,9 @@ use crate::telemetry;
 
 /// Largest header of a request.
 pub(super) const HEADER_LIMIT: usize = 64 << 10;
+/// How long what is between two requests is kept when the connections are to end. Who asks within it is answered, and told that the connection
+/// ends; to close at once would be to close on requests that have arrived and were not looked at.
+const FAREWELL: Duration = Duration::from_millis(50);
 /// How long accepting pauses when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -231,7 +234,8 @@ struct Conversation<A> {
 }
 
 impl<A: Application> Conversation<A> {
-    /// Answers what comes over `stream` until it is closed, or until the connections are to end and what has come by then is answered.
+    /// Answers what comes over `stream` until it is closed, or until the connections are to end and what has come by then, and in a moment
+    /// more, is answered.
     async fn hold<S>(&self, stream: S, end: &mut watch::Receiver<()>) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
@@ -254,8 +258,9 @@ impl<A: Application> Conversation<A> {
         let asked = async {
             // The sender outlives its connections.
             let _ = end.changed().await;
-            // What has arrived by now is read before the end is looked at: whoever sent it is answered.
-            tokio::task::yield_now().await;
+            progress.end();
+            // A timer goes off only after the sockets were looked at. To yield is not enough: the task may have been woken twice.
+            tokio::time::sleep(FAREWELL).await;
         };
         tokio::select! {
             biased;

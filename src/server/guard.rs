@@ -73,12 +73,19 @@ pub(super) struct Progress {
     unread: AtomicBool,
     /// Whether more was left of it than is passed over on the way to the next request.
     parting: AtomicBool,
+    /// Whether all connections are to end.
+    ending: AtomicBool,
 }
 
 impl Progress {
     /// Whether the connection ends with the answer, of which the client is told: it would send its next request into a closed one.
     pub(super) fn is_parting(&self) -> bool {
-        self.parting.load(Ordering::Relaxed)
+        self.parting.load(Ordering::Relaxed) || self.ending.load(Ordering::Relaxed)
+    }
+
+    /// The connection ends with the next answer.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 }
 

@@ -218,6 +218,8 @@ async fn run(
     let mut updates = Vec::new();
     let mut held = None;
     let mut pace = Pace::default();
+    // Whether the disk was full, and the log has not been folded into the file since.
+    let mut full = false;
     loop {
         let Some(first) = (match held.take() {
             Some(message) => Some(message),
@@ -282,10 +284,19 @@ async fn run(
         }
         if let Err(error) = outcome {
             note(&error, broken, alarm);
+            full |= error.is_full();
             for operation in operations.drain(..) {
                 operation.settle(Err(error.clone()));
             }
             learn::fail(updates.drain(..), &error);
+        }
+        if full && !broken.load(Ordering::Acquire) {
+            // The log may be what takes the room, and it is let to grow long: folded, it is written again from its beginning. As soon as there
+            // is room for that; until then it is tried with every commit.
+            match store::fold(&mut connection).await {
+                Ok(()) => full = false,
+                Err(error) => note(&error.into(), broken, alarm),
+            }
         }
     }
     if let Err(error) = store::close_writer(connection).await {
@@ -309,10 +320,10 @@ impl Pace {
     }
 }
 
-/// Says that a commit failed, and stops all writing if nobody knows what is on disk now.
+/// Says that a write failed, and stops all writing if nobody knows what is on disk now.
 fn note(error: &ServiceError, broken: &AtomicBool, alarm: &watch::Sender<bool>) {
     let ServiceError::Store(cause) = error else { return };
-    tracing::error!(error = %cause, "a commit failed; nothing in it was acknowledged");
+    tracing::error!(error = %cause, "a write failed; nothing in it was acknowledged");
     if is_final(cause) {
         broken.store(true, Ordering::Release);
         alarm.send_replace(true);

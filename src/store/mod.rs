@@ -221,6 +221,12 @@ pub async fn checkpoint(writer: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Folds the WAL into the file as far as that goes without waiting for anybody; what was folded is written over by what comes next.
+pub async fn fold(writer: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(writer).await?;
+    Ok(())
+}
+
 /// Folds the WAL into the file and closes the writer.
 pub async fn close_writer(mut writer: Connection) -> Result<(), StoreError> {
     checkpoint(&mut writer).await?;

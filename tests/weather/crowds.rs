@@ -45,13 +45,18 @@ struct Crowd {
 
 impl Crowd {
     fn gather(server: &Server, size: usize) -> Self {
-        let connect = || TcpStream::connect(&server.address).unwrap();
+        // A thousand a second: more at once overflow what the system keeps for a listener, and are put off by it for seconds.
+        let connect = || {
+            std::thread::sleep(Duration::from_millis(1));
+            TcpStream::connect(&server.address).unwrap()
+        };
         let slow = (0..size * 2 / 3).map(|_| {
             let mut stream = connect();
             stream.write_all(b"POST /v1/models/line/predict HTTP/1.1\r\nhost: x\r\nx-a: ").unwrap();
             stream
         });
         let reading = (0..size / 6).map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
             let mut stream = narrow(server);
             stream.write_all(b"GET /openapi.yaml HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
             stream

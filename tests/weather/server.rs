@@ -69,10 +69,18 @@ impl Server {
     pub(crate) fn ask_with(&self, what: &str, headers: &str, body: &[u8]) -> String {
         let mut socket = TcpStream::connect(&self.address).unwrap();
         write!(socket, "{what} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n\r\n").unwrap();
-        // A server that has answered takes no more.
-        let _ = socket.write_all(body);
-        let mut reply = Vec::new();
-        let _ = socket.read_to_end(&mut reply);
+        let mut reading = socket.try_clone().unwrap();
+        let reply = std::thread::scope(|scope| {
+            // Read while the body is being sent: an answer may begin before that ends, and may be long.
+            let reader = scope.spawn(move || {
+                let mut reply = Vec::new();
+                let _ = reading.read_to_end(&mut reply);
+                reply
+            });
+            // A server that has answered takes no more.
+            let _ = socket.write_all(body);
+            reader.join().unwrap()
+        });
         String::from_utf8_lossy(&reply).into_owned()
     }
 
