@@ -5,6 +5,9 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::{Mutex, OnceLock};
 
 use faer::Mat;
 use lsqd::frame::arrow_stream::{ArrowPieces, parse_arrow};
@@ -14,13 +17,14 @@ use lsqd::frame::{
     Batches, Format, Frame, Full, Input, InputKind, InputSchema, Lines, ReadError, ReadOptions, Reader, Summary, Unseen, codec as stored,
 };
 use lsqd::lsq::{Gathered, Information, Matrices, Specification, fit};
+use lsqd::model::key::{Pattern, Scopes, Token};
 use lsqd::model::{State, name};
 
 /// A target by its name.
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them.
-pub(crate) const TARGETS: [(&str, Target); 8] = [
+pub(crate) const TARGETS: [(&str, Target); 10] = [
     ("table", table),
     ("rows", rows),
     ("arrow", arrow),
@@ -29,6 +33,8 @@ pub(crate) const TARGETS: [(&str, Target); 8] = [
     ("state", state),
     ("updates", updates),
     ("names", names),
+    ("keys", keys),
+    ("bodies", bodies),
 ];
 
 /// The body, cut into pieces whose lengths its own bytes give.
@@ -332,5 +338,148 @@ pub(crate) fn names(data: &[u8]) {
         assert_eq!(take(&taken).as_ref(), Ok(&taken), "{text:?} is taken as a name that is none");
         assert!(!["", ".", ".."].contains(&taken.as_str()), "{taken:?}");
         assert!(!taken.contains(|character: char| character == '/' || character.is_control()), "{taken:?}");
+    }
+}
+
+/// Keys as they come in a header, scopes and patterns as they come in a request, and a pattern against a name.
+pub(crate) fn keys(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(token) = Token::parse(text) {
+        assert_eq!(token.reveal(), text, "a key is taken for another");
+        assert!(!format!("{token:?}").contains(text.rsplit('.').next().unwrap()), "a secret is shown");
+    }
+    if let Ok(scopes) = Scopes::parse(text) {
+        let again: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+        assert_eq!(Scopes::parse(&again.join(",")), Ok(scopes), "scopes are not what they say");
+    }
+    let (pattern, name) = text.split_once('\n').unwrap_or((text, text));
+    if let Ok(taken) = Pattern::new(pattern) {
+        assert_eq!(taken.matches(name), matches_slowly(taken.as_str(), name), "{pattern:?} and {name:?}");
+    }
+}
+
+/// Whether a pattern, in which `*` stands for any text and `?` for one character, matches a name: by trying all there is.
+fn matches_slowly(pattern: &str, name: &str) -> bool {
+    let name: Vec<char> = name.chars().collect();
+    // Whether what was read of the pattern matches the first so many characters of the name.
+    let mut ends = vec![false; name.len() + 1];
+    ends[0] = true;
+    for wanted in pattern.chars() {
+        let before = ends.clone();
+        for end in 0..=name.len() {
+            ends[end] = match wanted {
+                '*' => before[..=end].contains(&true),
+                '?' => end > 0 && before[end - 1],
+                _ => end > 0 && before[end - 1] && name[end - 1] == wanted,
+            };
+        }
+    }
+    ends[name.len()]
+}
+
+/// A server of this process, and a connection to it.
+struct Asked {
+    address: std::net::SocketAddr,
+    open: Mutex<Option<TcpStream>>,
+}
+
+impl Asked {
+    /// One that has a table of numbers and categories and a model of it; it ends with the process.
+    fn start() -> Self {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let config = lsqd::config::Config::with_database(&folder.path().join("lsqd.db")).unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                sender.send(listener.local_addr().unwrap()).unwrap();
+                lsqd::run(config, listener, std::future::pending()).await.unwrap();
+            });
+        });
+        let asked = Self { address: receiver.recv().unwrap(), open: Mutex::default() };
+        let mut table = "x,region,y\n".to_owned();
+        for row in 0..24 {
+            table += &format!("{},{},{}\n", row % 7, ["north", "south", "east"][row % 3], row * row % 11);
+        }
+        while asked.ask("GET /readyz", "", b"").0 != 200 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(asked.ask("PUT /v1/datasets/t", "content-type: text/csv\r\n", table.as_bytes()).0, 201);
+        let fit = br#"{"dataset":"t","target":"y","features":["x",{"column":"region","as":"onehot"}]}"#;
+        assert_eq!(asked.ask("POST /v1/models/m/fits", JSON, fit).0, 201);
+        asked
+    }
+
+    /// Status, head and body of the answer.
+    fn ask(&self, what: &str, headers: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+        let mut open = self.open.lock().unwrap();
+        let stream = open.get_or_insert_with(|| {
+            let stream = TcpStream::connect(self.address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream
+        });
+        let mut request = format!("{what} HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {}\r\n\r\n", body.len()).into_bytes();
+        request.extend_from_slice(body);
+        stream.write_all(&request).unwrap();
+        let (mut answer, mut piece) = (Vec::new(), [0; 16384]);
+        loop {
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..count]);
+            let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let text = String::from_utf8(answer[..head].to_vec()).unwrap().to_ascii_lowercase();
+            let length =
+                text.lines().find_map(|line| line.strip_prefix("content-length:")).map_or(0, |length| length.trim().parse().unwrap());
+            let chunked = text.contains("transfer-encoding: chunked");
+            if if chunked { answer.ends_with(b"0\r\n\r\n") } else { answer.len() >= head + 4 + length } {
+                let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+                if text.contains("connection: close") {
+                    *open = None;
+                }
+                return (status, text, answer[head + 4..].to_vec());
+            }
+        }
+    }
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+
+/// The body of a request of the kind that the first byte says, to a server that has a model.
+pub(crate) fn bodies(data: &[u8]) {
+    static ASKED: OnceLock<Asked> = OnceLock::new();
+    const KINDS: [&str; 14] = [
+        "POST /v1/models/m/predict",
+        "POST /v1/models/m/updates",
+        "POST /v1/models/f/fits",
+        "POST /v2/models/m/infer",
+        "POST /v1/models/m/labels",
+        "PUT /v1/models/m/aliases/a",
+        "POST /v1/models/m:predict",
+        "POST /invocations",
+        "POST /v1/datasets/t/rows",
+        "PUT /v1/datasets/u",
+        "PUT /v1/models/m/traffic",
+        "POST /v1/models/m/predictions",
+        "POST /v1/models/m/invocations",
+        "POST /v2/models/m/infer",
+    ];
+    let Some((&choice, body)) = data.split_first() else { return };
+    let asked = ASKED.get_or_init(Asked::start);
+    let kind = usize::from(choice) % KINDS.len();
+    // Under the last of them a part of the body is tensors, in binary.
+    let headers =
+        if kind + 1 == KINDS.len() { format!("inference-header-content-length: {}\r\n", body.len() / 2) } else { JSON.to_owned() };
+    let (status, head, answer) = asked.ask(KINDS[kind], &headers, body);
+    assert!(status < 500, "{}: {status}: {}", KINDS[kind], String::from_utf8_lossy(&answer));
+    if head.contains("content-type: application/json") || head.contains("content-type: application/problem+json") {
+        let said: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        assert!(status < 400 || said["error"].is_string(), "{}: {status}: {said}", KINDS[kind]);
+    }
+    // What was made by this does not add up.
+    match (kind, status) {
+        (2, 201 | 202) => drop(asked.ask("DELETE /v1/models/f", "", b"")),
+        (9, 200 | 201) => drop(asked.ask("DELETE /v1/datasets/u", "", b"")),
+        _ => {}
     }
 }

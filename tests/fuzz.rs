@@ -72,6 +72,40 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "names" => {
             ["sales", "caf\u{65}\u{301}", "a b", "..", "x@y", "12", "\u{1100}\u{1161}"].map(|name| name.as_bytes().to_vec()).to_vec()
         }
+        "keys" => {
+            let token = format!("lsqd_{}.{}", "0123456789abcdef", "0123456789abcdef".repeat(4));
+            [token.as_str(), "read,predict", "update, admin", "sales-*\nsales-2026", "*a?b*\nxxaxbxx", "caf?\ncaf\u{e9}"]
+                .map(|text| text.as_bytes().to_vec())
+                .to_vec()
+        }
+        "bodies" => {
+            let infer = r#"{"inputs":[{"name":"x","shape":[2,1],"datatype":"FP64","data":[1.5,2]},{"name":"region","shape":[2,1],"datatype":"BYTES","data":["north","south"]}]}"#;
+            let fit = r#"{"dataset":"t","target":"y","features":["x",{"column":"region","as":"onehot"}],"estimator":{"kind":"ridge","penalty":"auto"},"validation":{"kind":"kfold","folds":3,"seed":1},"covariance":"hc3"}"#;
+            let shaped = r#"{"dataset":"t","target":"y","features":[{"column":"x","as":"spline","df":3},{"columns":["x","region"],"as":"interaction"}],"estimator":{"kind":"huber","threshold":1.5},"online":{"window":20}}"#;
+            vec![
+                with(0, r#"{"rows":[{"x":1.5,"region":"north"}],"interval":{"kind":"prediction","level":0.9},"explain":true}"#),
+                with(0, r#"{"columns":["x","region"],"data":[[1,"south"],[2,"east"]],"remember":true}"#),
+                with(1, r#"{"rows":[{"x":1.5,"region":"north","y":2.5,"_id":"a"}]}"#),
+                with(2, fit),
+                with(2, shaped),
+                with(
+                    2,
+                    r#"{"dataset":"t","target":["y","x"],"estimator":{"kind":"gradient","epochs":20},"weights":null,"intercept":false}"#,
+                ),
+                with(3, infer),
+                with(4, r#"{"labels":[{"prediction_id":"0123456789abcdef","value":1.0}]}"#),
+                with(5, r#"{"version":1}"#),
+                with(6, r#"{"instances":[{"x":1.5,"region":"north"}]}"#),
+                with(7, r#"{"dataframe_split":{"columns":["x","region"],"data":[[1,"south"]]}}"#),
+                with(7, r#"{"dataframe_records":[{"x":1,"region":"east"}]}"#),
+                with(8, r#"{"rows":[{"x":1.5,"region":"north","y":2.5}]}"#),
+                with(9, r#"{"columns":["a","b"],"data":[[1,"x"],[2,null]]}"#),
+                with(10, r#"{"split":{"served":1},"shadow":[]}"#),
+                with(11, r#"{"dataset":"t"}"#),
+                with(12, r#"{"inputs":[[1.5,"north"]]}"#),
+                with(13, infer),
+            ]
+        }
         _ => panic!("{target} has no seeds"),
     }
 }
