@@ -68,12 +68,12 @@ impl Crowd {
         crowd
     }
 
-    /// Sends a byte more of each header, and takes a little of each answer.
-    fn trickle(&mut self) {
+    /// Sends a byte more of each header, and takes a little of each answer: of every so many-th connection, from one of them on.
+    fn trickle(&mut self, from: usize, every: usize) {
         // Whoever is closed by now is not told apart; the server's own count says so.
-        self.slow.iter_mut().for_each(|stream| _ = stream.write(b"a"));
+        self.slow.iter_mut().skip(from).step_by(every).for_each(|stream| _ = stream.write(b"a"));
         let mut piece = [0; 64];
-        self.reading.iter_mut().for_each(|stream| _ = stream.read(&mut piece));
+        self.reading.iter_mut().skip(from).step_by(every).for_each(|stream| _ = stream.read(&mut piece));
     }
 }
 
@@ -141,10 +141,14 @@ fn slow_and_silent_connections_are_closed_and_predictions_go_on() {
             closed
         });
         let mut next = begun;
-        while !over.load(Ordering::Relaxed) {
-            // Spread over a second, as those of many clients are.
-            next += Duration::from_millis(if long.is_some() { 1000 } else { 100 });
-            crowd.trickle();
+        // Each has its turn once a second, or ten times, and not all at once: those of many clients are spread.
+        let turns = if long.is_some() { 200 } else { 20 };
+        for turn in (0..turns).cycle() {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            next += Duration::from_millis(5);
+            crowd.trickle(turn, turns);
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
         (measured.join().unwrap(), waiting.join().unwrap(), gathered, server.memory("VmHWM:"), there)
