@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::encoding::{Encoding, Unseen};
+use super::encoding::{Encoding, Unseen, lagged};
 use crate::frame::{Column, ColumnType, Input, InputKind};
 use crate::lsq::Row;
 
@@ -57,6 +57,17 @@ pub struct RawColumn {
     pub above: Option<f64>,
     /// Whether a row must hold it.
     pub required: bool,
+    /// The column of whose rows before it holds a value. A row of a request need not hold that: it is known from the last rows.
+    pub past: Option<Past>,
+}
+
+/// Where a past value is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// The column.
+    pub column: String,
+    /// Rows back, at least 1.
+    pub lag: usize,
 }
 
 impl RawColumn {
@@ -77,7 +88,7 @@ impl RawColumn {
             (None, ColumnType::Integer, None) => InputKind::Integer,
             (None, _, None) => InputKind::Number,
         };
-        Input { name: self.name.clone(), kind, required: self.required }
+        Input { name: self.name.clone(), kind, required: self.required && self.past.is_none() }
     }
 }
 
@@ -85,7 +96,7 @@ impl RawColumn {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Design {
     features: Vec<Feature>,
-    /// The columns that rows hold, in the order in which features first name them.
+    /// The columns that rows hold, in the order in which features first name them, past values after all others.
     columns: Vec<RawColumn>,
     /// By feature, the places of its columns.
     places: Vec<Vec<usize>>,
@@ -95,6 +106,21 @@ pub struct Design {
     plain: bool,
     /// Whether some feature makes powers.
     extended: bool,
+    /// Columns of which past values are taken, in the order in which features first name them.
+    lagged: Vec<String>,
+    /// The cells of past values.
+    past: Vec<PastCell>,
+}
+
+/// A cell of a past value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastCell {
+    /// Its place among the cells of a row.
+    pub place: usize,
+    /// The place of its column among those of which past values are taken.
+    pub column: usize,
+    /// Rows back, at least 1.
+    pub lag: usize,
 }
 
 /// Buffers of [`Design::row`].
@@ -113,35 +139,58 @@ impl Design {
         let mut columns: Vec<RawColumn> = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
         let mut places = Vec::with_capacity(features.len());
+        let mut lagged_columns: Vec<String> = Vec::new();
         for feature in &features {
             offsets.push(width);
             width = width.saturating_add(feature.width());
-            let own = feature.sources().enumerate().map(|(part, (name, kind))| {
-                let place = *known.entry(name.to_owned()).or_insert_with(|| {
-                    columns.push(RawColumn { name: name.to_owned(), kind, levels: None, above: None, required: false });
-                    columns.len() - 1
-                });
-                let column = &mut columns[place];
-                column.required |= !feature.encoding.takes_missing();
-                if let Some(above) = feature.encoding.above() {
-                    column.above = Some(column.above.map_or(above, |before| before.max(above)));
-                }
-                if let Some((levels, unseen)) = feature.encoding.levels(part) {
-                    // Who minds a level that was never seen is heard first.
-                    match &mut column.levels {
-                        Some((_, before)) if unseen == Unseen::Error => *before = unseen,
-                        Some(_) => {}
-                        none => *none = Some((levels.to_vec(), unseen)),
+            let past = feature.encoding.past();
+            let own =
+                feature.sources().enumerate().filter(|_| past.first().is_none_or(|(lag, ..)| *lag == 0)).map(|(part, (name, kind))| {
+                    let place = *known.entry(name.to_owned()).or_insert_with(|| {
+                        columns.push(RawColumn { name: name.to_owned(), kind, levels: None, above: None, required: false, past: None });
+                        columns.len() - 1
+                    });
+                    let column = &mut columns[place];
+                    column.required |= !feature.encoding.takes_missing();
+                    if let Some(above) = feature.encoding.above() {
+                        column.above = Some(column.above.map_or(above, |before| before.max(above)));
                     }
+                    if let Some((levels, unseen)) = feature.encoding.levels(part) {
+                        // Who minds a level that was never seen is heard first.
+                        match &mut column.levels {
+                            Some((_, before)) if unseen == Unseen::Error => *before = unseen,
+                            Some(_) => {}
+                            none => *none = Some((levels.to_vec(), unseen)),
+                        }
+                    }
+                    place
+                });
+            places.push(own.collect::<Vec<usize>>());
+        }
+        // Rows of a request need not hold past values: those that they must hold stand together.
+        let own = columns.len();
+        let mut past_cells = Vec::new();
+        for (feature, places) in features.iter().zip(&mut places) {
+            let Some((source, _)) = feature.sources().next() else { continue };
+            for (lag, ..) in feature.encoding.past().into_iter().filter(|(lag, ..)| *lag > 0) {
+                let column = lagged_columns.iter().position(|column| column == source).unwrap_or_else(|| {
+                    lagged_columns.push(source.to_owned());
+                    lagged_columns.len() - 1
+                });
+                let past = Past { column: source.to_owned(), lag: lag as usize };
+                let found = columns[own..].iter().position(|column| column.past.as_ref() == Some(&past));
+                places.push(found.map_or(columns.len(), |found| own + found));
+                if found.is_none() {
+                    past_cells.push(PastCell { place: columns.len(), column, lag: past.lag });
+                    let name = lagged(source, lag);
+                    columns.push(RawColumn { name, kind: ColumnType::Number, levels: None, above: None, required: true, past: Some(past) });
                 }
-                place
-            });
-            places.push(own.collect());
+            }
         }
         offsets.push(width);
         let plain = features.iter().all(|feature| feature.encoding == Encoding::Identity) && columns.len() == features.len();
         let extended = features.iter().any(|feature| matches!(feature.encoding, Encoding::Polynomial { .. }));
-        Self { features, columns, places, offsets, plain, extended }
+        Self { features, columns, places, offsets, plain, extended, lagged: lagged_columns, past: past_cells }
     }
 
     /// The features.
@@ -154,6 +203,47 @@ impl Design {
     #[must_use]
     pub fn columns(&self) -> &[RawColumn] {
         &self.columns
+    }
+
+    /// The columns of which past values are taken; none for most designs.
+    #[must_use]
+    pub fn lagged(&self) -> &[String] {
+        &self.lagged
+    }
+
+    /// The cells of past values.
+    #[must_use]
+    pub fn past(&self) -> &[PastCell] {
+        &self.past
+    }
+
+    /// Rows back of the oldest value that is taken; 0 where none is.
+    #[must_use]
+    pub fn reach(&self) -> usize {
+        self.past.iter().map(|cell| cell.lag).max().unwrap_or(0)
+    }
+
+    /// Rows from the last one that is known to the one that is predicted.
+    #[must_use]
+    pub fn horizon(&self) -> usize {
+        self.features.iter().find_map(|feature| feature.encoding.horizon()).unwrap_or(1) as usize
+    }
+
+    /// The linear part that past values of a column have in the response: rows back, design column and weight of each.
+    #[must_use]
+    pub fn weights_of_past(&self, column: &str) -> Vec<(usize, usize, f64)> {
+        let of = |(_, feature): &(usize, &Feature)| feature.sources().next().is_some_and(|(source, _)| source == column);
+        let weights = |(index, feature): (usize, &Feature)| {
+            let begin = self.offsets[index];
+            feature.encoding.past().into_iter().map(move |(lag, own, weight)| (lag as usize, begin + own, weight))
+        };
+        self.features.iter().enumerate().filter(of).flat_map(weights).filter(|(lag, ..)| *lag > 0).collect()
+    }
+
+    /// How many columns rows must hold, or may: those that are no past values, which stand first.
+    #[must_use]
+    pub fn own_columns(&self) -> usize {
+        self.columns.len() - self.past.len()
     }
 
     /// By part of a feature, the place of its column.
