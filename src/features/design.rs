@@ -427,6 +427,30 @@ mod tests {
     }
 
     #[test]
+    fn past_values_are_cells_after_all_others_and_each_there_once() {
+        let lag = |lags: &[u32], horizon| of_column("lag(y)", "y", Encoding::Lag { lags: lags.to_vec(), horizon });
+        let difference = |lag, order, period| {
+            let encoding = Encoding::Difference { lag, order, period, horizon: 1 };
+            of_column("difference(x)", "x", encoding)
+        };
+        let design = Design::new(vec![lag(&[1, 3], 1), difference(0, 2, 3), size(), lag(&[3], 1)]);
+        let names: Vec<&str> = design.columns().iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["x", "size", "y:lag1", "y:lag3", "x:lag3", "x:lag6"]);
+        assert_eq!((design.own_columns(), design.reach(), design.lagged()), (2, 6, &["y".to_owned(), "x".to_owned()][..]));
+        assert_eq!(design.column_names(), ["y:lag1", "y:lag3", "difference(x,order=2,period=3)", "size", "lag(y)[y:lag3]"]);
+        let mut buffer = RowBuffer::default();
+        assert_eq!(design.row(&[10.0, 7.0, 1.0, 3.0, 4.0, 9.0], &mut buffer).high, [1.0, 3.0, 10.0 - 8.0 + 9.0, 7.0, 3.0]);
+        assert_eq!(design.weights_of_past("y"), [(1, 0, 1.0), (3, 1, 1.0), (3, 4, 1.0)]);
+        assert_eq!(design.weights_of_past("x"), [(3, 2, -2.0), (6, 2, 1.0)]);
+        // A row to predict need not hold them, one of training must.
+        let held: Vec<bool> = design.columns().iter().map(|column| column.input().required).collect();
+        assert_eq!(held, [true, true, false, false, false, false]);
+        assert!(design.columns().iter().all(|column| column.required));
+        let far = Design::new(vec![lag(&[1, 2], 3)]);
+        assert_eq!((far.column_names(), far.horizon(), far.reach()), (vec!["y:lag3".to_owned(), "y:lag4".to_owned()], 3, 4));
+    }
+
+    #[test]
     fn stored_features_read_back_bit_by_bit_and_old_ones_are_of_the_column_of_their_name() {
         let spline = Encoding::Spline { df: Some(3), knots: vec![0.1 + 0.2, 1.0 / 3.0], boundary: [-1e-300, 1.0] };
         let feature = of_column("spline(x)", "x", spline);

@@ -16,7 +16,7 @@ use crate::model::State;
 use crate::store::{self, Connection, StoreError};
 
 /// Why versions of past values do not unlearn.
-pub(super) const PAST: &str = "a row of this version is a past value of the rows after it, which cannot be as if it had never come; fit anew without it, and delete this version";
+pub(super) const PAST: &str = "a row of this version is a past value of the rows after it, so it cannot be unlearnt alone; fit anew without it, and delete this version";
 
 /// Which row is to be erased.
 #[derive(Clone, Debug, PartialEq, Eq)]
