@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::encoding::{Encoding, Unseen, lagged};
+use super::encoding::{Encoding, Unseen, past_name};
 use crate::frame::{Column, ColumnType, Input, InputKind};
 use crate::lsq::Row;
 
@@ -139,58 +139,54 @@ impl Design {
         let mut columns: Vec<RawColumn> = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
         let mut places = Vec::with_capacity(features.len());
-        let mut lagged_columns: Vec<String> = Vec::new();
         for feature in &features {
             offsets.push(width);
             width = width.saturating_add(feature.width());
-            let past = feature.encoding.past();
-            let own =
-                feature.sources().enumerate().filter(|_| past.first().is_none_or(|(lag, ..)| *lag == 0)).map(|(part, (name, kind))| {
-                    let place = *known.entry(name.to_owned()).or_insert_with(|| {
-                        columns.push(RawColumn { name: name.to_owned(), kind, levels: None, above: None, required: false, past: None });
-                        columns.len() - 1
-                    });
-                    let column = &mut columns[place];
-                    column.required |= !feature.encoding.takes_missing();
-                    if let Some(above) = feature.encoding.above() {
-                        column.above = Some(column.above.map_or(above, |before| before.max(above)));
-                    }
-                    if let Some((levels, unseen)) = feature.encoding.levels(part) {
-                        // Who minds a level that was never seen is heard first.
-                        match &mut column.levels {
-                            Some((_, before)) if unseen == Unseen::Error => *before = unseen,
-                            Some(_) => {}
-                            none => *none = Some((levels.to_vec(), unseen)),
-                        }
-                    }
-                    place
+            let now = feature.encoding.past().first().is_none_or(|(lag, ..)| *lag == 0);
+            let own = feature.sources().filter(|_| now).enumerate().map(|(part, (name, kind))| {
+                let place = *known.entry(name.to_owned()).or_insert_with(|| {
+                    columns.push(RawColumn { name: name.to_owned(), kind, levels: None, above: None, required: false, past: None });
+                    columns.len() - 1
                 });
+                let column = &mut columns[place];
+                column.required |= !feature.encoding.takes_missing();
+                if let Some(above) = feature.encoding.above() {
+                    column.above = Some(column.above.map_or(above, |before| before.max(above)));
+                }
+                if let Some((levels, unseen)) = feature.encoding.levels(part) {
+                    // Who minds a level that was never seen is heard first.
+                    match &mut column.levels {
+                        Some((_, before)) if unseen == Unseen::Error => *before = unseen,
+                        Some(_) => {}
+                        none => *none = Some((levels.to_vec(), unseen)),
+                    }
+                }
+                place
+            });
             places.push(own.collect::<Vec<usize>>());
         }
         // Rows of a request need not hold past values: those that they must hold stand together.
-        let own = columns.len();
-        let mut past_cells = Vec::new();
+        let (mut lagged, mut past, mut known) = (Vec::new(), Vec::new(), HashMap::new());
         for (feature, places) in features.iter().zip(&mut places) {
             let Some((source, _)) = feature.sources().next() else { continue };
             for (lag, ..) in feature.encoding.past().into_iter().filter(|(lag, ..)| *lag > 0) {
-                let column = lagged_columns.iter().position(|column| column == source).unwrap_or_else(|| {
-                    lagged_columns.push(source.to_owned());
-                    lagged_columns.len() - 1
+                let column = lagged.iter().position(|column| column == source).unwrap_or_else(|| {
+                    lagged.push(source.to_owned());
+                    lagged.len() - 1
                 });
-                let past = Past { column: source.to_owned(), lag: lag as usize };
-                let found = columns[own..].iter().position(|column| column.past.as_ref() == Some(&past));
-                places.push(found.map_or(columns.len(), |found| own + found));
-                if found.is_none() {
-                    past_cells.push(PastCell { place: columns.len(), column, lag: past.lag });
-                    let name = lagged(source, lag);
-                    columns.push(RawColumn { name, kind: ColumnType::Number, levels: None, above: None, required: true, past: Some(past) });
-                }
+                places.push(*known.entry((column, lag)).or_insert_with(|| {
+                    let (name, lag) = (past_name(source, lag), lag as usize);
+                    past.push(PastCell { place: columns.len(), column, lag });
+                    let past = Some(Past { column: source.to_owned(), lag });
+                    columns.push(RawColumn { name, kind: ColumnType::Number, levels: None, above: None, required: true, past });
+                    columns.len() - 1
+                }));
             }
         }
         offsets.push(width);
         let plain = features.iter().all(|feature| feature.encoding == Encoding::Identity) && columns.len() == features.len();
         let extended = features.iter().any(|feature| matches!(feature.encoding, Encoding::Polynomial { .. }));
-        Self { features, columns, places, offsets, plain, extended, lagged: lagged_columns, past: past_cells }
+        Self { features, columns, places, offsets, plain, extended, lagged, past }
     }
 
     /// The features.

@@ -366,9 +366,9 @@ impl Encoding {
                 let of = columns.join(",");
                 (1..=self.width()).map(|place| format!("random_fourier({of}):{place}")).collect()
             }
-            Self::Lag { .. } => self.past().into_iter().map(|(lag, ..)| lagged(name, lag)).collect(),
+            Self::Lag { .. } => self.past().into_iter().map(|(lag, ..)| past_name(name, lag)).collect(),
             Self::Difference { order, period, .. } => {
-                let mut of = self.past().first().map_or_else(String::new, |(lag, ..)| lagged(name, *lag));
+                let mut of = self.past().first().map_or_else(String::new, |(lag, ..)| past_name(name, *lag));
                 for (word, value) in [("order", order), ("period", period)].into_iter().filter(|(_, value)| **value > 1) {
                     of = format!("{of},{word}={value}");
                 }
@@ -460,7 +460,7 @@ fn differences(order: u32) -> impl Iterator<Item = f64> {
 }
 
 /// The name of a column's value so many rows back.
-pub(super) fn lagged(column: &str, lag: u32) -> String {
+pub(super) fn past_name(column: &str, lag: u32) -> String {
     if lag == 0 { column.to_owned() } else { format!("{column}:lag{lag}") }
 }
 

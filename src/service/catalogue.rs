@@ -52,7 +52,8 @@ pub struct Version {
     pub inputs: InputSchema,
     /// What a row to learn from holds: the features, the targets, and a weight when the fit had one.
     pub update_inputs: InputSchema,
-    /// What a step of a forecast holds: what a row to predict does, past values apart, and columns of which only past values are taken.
+    /// What a step of a forecast holds: what a row to predict does, past values apart, and columns of which only past values are taken;
+    /// nothing where no past values are taken.
     pub(crate) forecast_inputs: InputSchema,
     /// By column of which past values are taken, its place among the cells of a row to learn from.
     lagged: Vec<usize>,
@@ -122,7 +123,7 @@ impl Version {
         let carried: Vec<&String> = design.lagged().iter().filter(known).collect();
         learning.extend(carried.iter().map(|name| series(name, true)));
         let own = features[..design.own_columns()].iter().cloned();
-        let forecast = own.chain(carried.iter().map(|name| series(name, false))).collect();
+        let forecast = own.chain(carried.iter().map(|name| series(name, false))).filter(|_| !design.past().is_empty()).collect();
         learning.extend(document.target.iter().map(|name| Input { name: name.clone(), kind: InputKind::Number, required: true }));
         if let Some(weights) = &document.weights {
             learning.push(Input { name: weights.clone(), kind: InputKind::Number, required: false });

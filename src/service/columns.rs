@@ -63,7 +63,7 @@ pub(super) fn encoded(
             features.push(labelled(own, encoding, &mut labels));
         }
     }
-    check_past(&features, asked, faults);
+    check_past(&features, asked, taken, faults);
     features
 }
 
@@ -71,7 +71,7 @@ pub(super) fn encoded(
 const PAST_VALUES: usize = 1 << 20;
 
 /// What features of past values must have in common.
-fn check_past(features: &[Feature], asked: &[FeatureSpecification], faults: &mut Vec<Fault>) {
+fn check_past(features: &[Feature], asked: &[FeatureSpecification], taken: &BTreeSet<String>, faults: &mut Vec<Fault>) {
     let horizon = |entry: &FeatureSpecification| if let Form::Encoded(encoding) = &entry.form { encoding.horizon() } else { None };
     let mut horizons = asked.iter().enumerate().filter_map(|(place, entry)| Some((place, horizon(entry)?)));
     let Some((_, first)) = horizons.next() else { return };
@@ -82,7 +82,7 @@ fn check_past(features: &[Feature], asked: &[FeatureSpecification], faults: &mut
     let design = Design::new(features.to_vec());
     let own: Vec<&str> = design.columns()[..design.own_columns()].iter().map(|column| column.name.as_str()).collect();
     for column in &design.columns()[design.own_columns()..] {
-        if own.contains(&column.name.as_str()) || design.lagged().contains(&column.name) {
+        if own.contains(&column.name.as_str()) || design.lagged().contains(&column.name) || taken.contains(&column.name) {
             let detail = format!("column {:?} has the name of a past value that the model takes", column.name);
             faults.push(Fault { pointer: "/features".to_owned(), detail });
         }

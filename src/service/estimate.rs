@@ -133,9 +133,10 @@ pub(super) fn compute(
                     check_order(&mut source)?;
                     segments(&source.moments()?, *folds)
                 }
-                #[allow(clippy::cast_precision_loss)] // rows of a dataset
                 Validation::Time { column: None, folds, .. } => {
-                    segments(&(0..document_fit.observations).map(|row| row as f64).collect::<Vec<_>>(), *folds)
+                    let rows = source.total_rows() - source.first - source.skipped;
+                    #[allow(clippy::cast_precision_loss)] // rows of a dataset
+                    segments(&(0..rows).map(|row| row as f64).collect::<Vec<_>>(), *folds)
                 }
                 _ => Vec::new(),
             };

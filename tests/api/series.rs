@@ -433,6 +433,10 @@ async fn what_a_series_cannot_do_is_refused_and_changes_nothing() {
     let asked = json!({"dataset": "named", "target": "y", "features": features});
     let reply = server.post("/v1/models/new/fits").json(&asked).refused(422, "invalid_request").await;
     assert_eq!(reply.pointers(), ["/features"]);
+    let features = json!([{"column": "y", "as": "lag", "lags": [1]}]);
+    let asked = json!({"dataset": "named", "target": "y:lag1", "features": features});
+    let reply = server.post("/v1/models/new/fits").json(&asked).refused(422, "invalid_request").await;
+    assert_eq!(reply.pointers(), ["/features"]);
 
     // A row is a past value of those after it: it is not unlearnt, nor learnt from a label out of its turn.
     server.delete("/v1/models/m/updates/1").refused(409, "conflict").await;
