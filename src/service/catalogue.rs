@@ -301,7 +301,7 @@ impl Version {
     pub(crate) fn check_past(&self, cells: &[f64], row: usize) -> Result<(), ServiceError> {
         let Some(gap) = self.design.past().iter().find(|past| cells[past.place].is_nan()) else { return Ok(()) };
         let name = &self.design.columns()[gap.place].name;
-        let detail = format!("row {}, column {name:?}: the rows before do not hold this past value; give it in the row", row + 1);
+        let detail = format!("row {}: the rows before do not hold the past value {name:?}; give it in the row", row + 1);
         Err(ServiceError::request(format!("/rows/{row}"), detail))
     }
 }

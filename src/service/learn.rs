@@ -223,14 +223,15 @@ impl Learnt {
             // The coefficients are worked out here, not by the first reader.
             group.state.information().settle();
             group.tell();
-            if let Some(mark) = group.marks.last() {
-                metrics::counter!(telemetry::DRIFTS).increment(group.marks.len() as u64);
-                if group.version.document.online.drift.is_some_and(|watch| watch.action == DriftAction::Refit) {
-                    // The receiver is gone only when the service is.
-                    let _ = drifts.send(Drifted { version: group.version.clone(), mark: *mark });
+            let Group { version, state, marks, .. } = group;
+            version.publish(state);
+            if let Some(mark) = marks.last() {
+                metrics::counter!(telemetry::DRIFTS).increment(marks.len() as u64);
+                if version.document.online.drift.is_some_and(|watch| watch.action == DriftAction::Refit) {
+                    // After the state is there: the fit may ask for the last rows that it knows. The receiver is gone only when the service is.
+                    let _ = drifts.send(Drifted { version, mark: *mark });
                 }
             }
-            group.version.publish(group.state);
         }
         for (version, compared) in self.compared {
             metrics::counter!(telemetry::SPLIT_LABELS).increment(compared.labels);

@@ -63,6 +63,9 @@ async fn past_values_are_those_of_the_rows_before() {
         assert_eq!(coefficients(&version, figure), coefficients(&hand, figure), "{figure}");
     }
     assert_eq!(version["fit"]["observations"], 117);
+    let diagnosed =
+        async |model: &str| server.get(format!("/v1/models/{model}/versions/1/diagnostics")).expect(200).await.json()["rows"].clone();
+    assert_eq!(diagnosed("m").await, diagnosed("hand").await);
     assert_eq!(version["warnings"], json!(["the first 3 rows were left out: the past values that they take are before the first row"]));
     let labels: Vec<&str> = version["features"].as_array().unwrap().iter().map(|feature| feature["name"].as_str().unwrap()).collect();
     assert_eq!(labels, ["x", "lag(y)", "lag(x)"]);
@@ -452,9 +455,15 @@ async fn what_a_series_cannot_do_is_refused_and_changes_nothing() {
     assert_eq!(reply.pointers(), ["/rows/0"]);
     assert!(reply.json()["detail"].as_str().unwrap().contains("\"y:lag1\""), "{}", reply.text());
     server.post("/v1/models/open/forecast").json(&json!({"steps": 2})).refused(422, "invalid_request").await;
+    let lines = "{\"y\":3,\"y:lag1\":4}\n{\"y\":5}\n";
+    let before = server.get("/v1/models/open").expect(200).await.text();
+    let reply = server.post("/v1/models/open/updates").header("accept", "application/x-ndjson").ndjson("{\"y\":3}\n");
+    let reply = reply.refused(422, "invalid_request").await;
+    assert!(reply.text().contains("line 1: the rows before do not hold the past value \\\"y:lag1\\\""), "{}", reply.text());
+    assert_eq!(server.get("/v1/models/open").expect(200).await.text(), before);
     server.post("/v1/models/open/updates").json(&json!({"rows": [{"y": 3}]})).refused(422, "invalid_request").await;
     assert_eq!(server.predict("open", json!({"rows": [{"y:lag1": 4}]})).await["predictions"].as_array().unwrap().len(), 1);
-    server.learn("open", json!({"rows": [{"y": 3, "y:lag1": 4}]})).await;
+    server.post("/v1/models/open/updates").ndjson(lines).expect(200).await;
     forecast(&server, "open", json!({"steps": 2})).await;
 }
 
