@@ -14,7 +14,7 @@ use arrow_ipc::writer::StreamWriter;
 use faer::Mat;
 use lsqd::frame::codec;
 use lsqd::lsq::{Matrices, Specification, fit};
-use lsqd::model::State;
+use lsqd::model::{History, State};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -64,7 +64,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             vec![[doubles(0, &[1.5, 2.5]), doubles(1, &[1.0, 2.0]), booleans, texts].concat(), doubles(6, &[1.0; 12])]
         }
         "codec" => columns().iter().map(codec::encode).collect(),
-        "state" => [1, 2].map(state).to_vec(),
+        "state" => vec![state(1).encode(), state(2).encode(), series().encode()],
         "updates" => {
             let mut random = StdRng::seed_from_u64(1);
             [24, 120, 600].map(|length| (0..length).map(|_| random.random()).collect()).to_vec()
@@ -139,11 +139,16 @@ fn stream(batches: usize) -> Vec<u8> {
 }
 
 /// The state of a model of two predictors.
-fn state(responses: usize) -> Vec<u8> {
+fn state(responses: usize) -> State {
     let design = Mat::from_fn(7, 2, |row, column| ((row * (3 + column) + column) % 5) as f64);
     let response = Mat::from_fn(7, responses, |row, column| (row + column) as f64 * 0.5 + (row % 2) as f64);
     let fit = fit(&mut Matrices { design: design.as_ref(), response: response.as_ref(), weights: None }, &Specification::default());
-    State::of(&fit.unwrap()).encode()
+    State::of(&fit.unwrap())
+}
+
+/// The same with the last rows that later ones take values of.
+fn series() -> State {
+    state(1).with_history(Some(History::of(2, 3, |column, back| (column + back) as f64)))
 }
 
 /// Another body: bytes changed, cut out, doubled, or put in from another seed.

@@ -247,6 +247,19 @@ fn raise(degree: usize, count: usize, high: &mut [f64], low: &mut [f64]) {
     }
 }
 
+/// A column's cells as numbers, NaN where they are missing.
+pub(super) fn numbers_or_missing(array: &ArrayRef, out: &mut Vec<f64>) -> Result<(), BlockError> {
+    out.clear();
+    out.resize(array.len(), f64::NAN);
+    // A stretch of rows before the column's first value has no type yet.
+    if array.null_count() < array.len() {
+        let rows: Vec<usize> = (0..array.len()).collect();
+        numbers(array, &rows, out)?;
+        out.iter_mut().enumerate().filter(|(row, _)| array.is_null(*row)).for_each(|(_, out)| *out = f64::NAN);
+    }
+    Ok(())
+}
+
 fn numbers(array: &ArrayRef, kept: &[usize], out: &mut [f64]) -> Result<(), BlockError> {
     let contiguous =
         kept.first().zip(kept.last()).filter(|(first, last)| *last - *first + 1 == kept.len()).map(|(first, last)| *first..*last + 1);

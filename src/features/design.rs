@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::encoding::{Encoding, Unseen};
+use super::encoding::{Encoding, Unseen, past_name};
 use crate::frame::{Column, ColumnType, Input, InputKind};
 use crate::lsq::Row;
 
@@ -57,6 +57,17 @@ pub struct RawColumn {
     pub above: Option<f64>,
     /// Whether a row must hold it.
     pub required: bool,
+    /// The column of whose rows before it holds a value. A row of a request need not hold that: it is known from the last rows.
+    pub past: Option<Past>,
+}
+
+/// Where a past value is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// The column.
+    pub column: String,
+    /// Rows back, at least 1.
+    pub lag: usize,
 }
 
 impl RawColumn {
@@ -77,7 +88,7 @@ impl RawColumn {
             (None, ColumnType::Integer, None) => InputKind::Integer,
             (None, _, None) => InputKind::Number,
         };
-        Input { name: self.name.clone(), kind, required: self.required }
+        Input { name: self.name.clone(), kind, required: self.required && self.past.is_none() }
     }
 }
 
@@ -85,7 +96,7 @@ impl RawColumn {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Design {
     features: Vec<Feature>,
-    /// The columns that rows hold, in the order in which features first name them.
+    /// The columns that rows hold, in the order in which features first name them, past values after all others.
     columns: Vec<RawColumn>,
     /// By feature, the places of its columns.
     places: Vec<Vec<usize>>,
@@ -95,6 +106,21 @@ pub struct Design {
     plain: bool,
     /// Whether some feature makes powers.
     extended: bool,
+    /// Columns of which past values are taken, in the order in which features first name them.
+    lagged: Vec<String>,
+    /// The cells of past values.
+    past: Vec<PastCell>,
+}
+
+/// A cell of a past value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastCell {
+    /// Its place among the cells of a row.
+    pub place: usize,
+    /// The place of its column among those of which past values are taken.
+    pub column: usize,
+    /// Rows back, at least 1.
+    pub lag: usize,
 }
 
 /// Buffers of [`Design::row`].
@@ -116,9 +142,10 @@ impl Design {
         for feature in &features {
             offsets.push(width);
             width = width.saturating_add(feature.width());
-            let own = feature.sources().enumerate().map(|(part, (name, kind))| {
+            let now = feature.encoding.past().first().is_none_or(|(lag, ..)| *lag == 0);
+            let own = feature.sources().filter(|_| now).enumerate().map(|(part, (name, kind))| {
                 let place = *known.entry(name.to_owned()).or_insert_with(|| {
-                    columns.push(RawColumn { name: name.to_owned(), kind, levels: None, above: None, required: false });
+                    columns.push(RawColumn { name: name.to_owned(), kind, levels: None, above: None, required: false, past: None });
                     columns.len() - 1
                 });
                 let column = &mut columns[place];
@@ -136,12 +163,30 @@ impl Design {
                 }
                 place
             });
-            places.push(own.collect());
+            places.push(own.collect::<Vec<usize>>());
+        }
+        // Rows of a request need not hold past values: those that they must hold stand together.
+        let (mut lagged, mut past, mut known) = (Vec::new(), Vec::new(), HashMap::new());
+        for (feature, places) in features.iter().zip(&mut places) {
+            let Some((source, _)) = feature.sources().next() else { continue };
+            for (lag, ..) in feature.encoding.past().into_iter().filter(|(lag, ..)| *lag > 0) {
+                let column = lagged.iter().position(|column| column == source).unwrap_or_else(|| {
+                    lagged.push(source.to_owned());
+                    lagged.len() - 1
+                });
+                places.push(*known.entry((column, lag)).or_insert_with(|| {
+                    let (name, lag) = (past_name(source, lag), lag as usize);
+                    past.push(PastCell { place: columns.len(), column, lag });
+                    let past = Some(Past { column: source.to_owned(), lag });
+                    columns.push(RawColumn { name, kind: ColumnType::Number, levels: None, above: None, required: true, past });
+                    columns.len() - 1
+                }));
+            }
         }
         offsets.push(width);
         let plain = features.iter().all(|feature| feature.encoding == Encoding::Identity) && columns.len() == features.len();
         let extended = features.iter().any(|feature| matches!(feature.encoding, Encoding::Polynomial { .. }));
-        Self { features, columns, places, offsets, plain, extended }
+        Self { features, columns, places, offsets, plain, extended, lagged, past }
     }
 
     /// The features.
@@ -154,6 +199,47 @@ impl Design {
     #[must_use]
     pub fn columns(&self) -> &[RawColumn] {
         &self.columns
+    }
+
+    /// The columns of which past values are taken; none for most designs.
+    #[must_use]
+    pub fn lagged(&self) -> &[String] {
+        &self.lagged
+    }
+
+    /// The cells of past values.
+    #[must_use]
+    pub fn past(&self) -> &[PastCell] {
+        &self.past
+    }
+
+    /// Rows back of the oldest value that is taken; 0 where none is.
+    #[must_use]
+    pub fn reach(&self) -> usize {
+        self.past.iter().map(|cell| cell.lag).max().unwrap_or(0)
+    }
+
+    /// Rows from the last one that is known to the one that is predicted.
+    #[must_use]
+    pub fn horizon(&self) -> usize {
+        self.features.iter().find_map(|feature| feature.encoding.horizon()).unwrap_or(1) as usize
+    }
+
+    /// The linear part that past values of a column have in the response: rows back, design column and weight of each.
+    #[must_use]
+    pub fn weights_of_past(&self, column: &str) -> Vec<(usize, usize, f64)> {
+        let of = |(_, feature): &(usize, &Feature)| feature.sources().next().is_some_and(|(source, _)| source == column);
+        let weights = |(index, feature): (usize, &Feature)| {
+            let begin = self.offsets[index];
+            feature.encoding.past().into_iter().map(move |(lag, own, weight)| (lag as usize, begin + own, weight))
+        };
+        self.features.iter().enumerate().filter(of).flat_map(weights).filter(|(lag, ..)| *lag > 0).collect()
+    }
+
+    /// How many columns rows must hold, or may: those that are no past values, which stand first.
+    #[must_use]
+    pub fn own_columns(&self) -> usize {
+        self.columns.len() - self.past.len()
     }
 
     /// By part of a feature, the place of its column.
@@ -334,6 +420,30 @@ mod tests {
             assert_eq!(bins(true).row(&[age], &mut buffer).high, [bin], "{age}");
             assert_eq!(bins(false).row(&[age], &mut buffer).high, [1.0 - bin, bin], "{age}");
         }
+    }
+
+    #[test]
+    fn past_values_are_cells_after_all_others_and_each_there_once() {
+        let lag = |lags: &[u32], horizon| of_column("lag(y)", "y", Encoding::Lag { lags: lags.to_vec(), horizon });
+        let difference = |lag, order, period| {
+            let encoding = Encoding::Difference { lag, order, period, horizon: 1 };
+            of_column("difference(x)", "x", encoding)
+        };
+        let design = Design::new(vec![lag(&[1, 3], 1), difference(0, 2, 3), size(), lag(&[3], 1)]);
+        let names: Vec<&str> = design.columns().iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["x", "size", "y:lag1", "y:lag3", "x:lag3", "x:lag6"]);
+        assert_eq!((design.own_columns(), design.reach(), design.lagged()), (2, 6, &["y".to_owned(), "x".to_owned()][..]));
+        assert_eq!(design.column_names(), ["y:lag1", "y:lag3", "difference(x,order=2,period=3)", "size", "lag(y)[y:lag3]"]);
+        let mut buffer = RowBuffer::default();
+        assert_eq!(design.row(&[10.0, 7.0, 1.0, 3.0, 4.0, 9.0], &mut buffer).high, [1.0, 3.0, 10.0 - 8.0 + 9.0, 7.0, 3.0]);
+        assert_eq!(design.weights_of_past("y"), [(1, 0, 1.0), (3, 1, 1.0), (3, 4, 1.0)]);
+        assert_eq!(design.weights_of_past("x"), [(3, 2, -2.0), (6, 2, 1.0)]);
+        // A row to predict need not hold them, one of training must.
+        let held: Vec<bool> = design.columns().iter().map(|column| column.input().required).collect();
+        assert_eq!(held, [true, true, false, false, false, false]);
+        assert!(design.columns().iter().all(|column| column.required));
+        let far = Design::new(vec![lag(&[1, 2], 3)]);
+        assert_eq!((far.column_names(), far.horizon(), far.reach()), (vec!["y:lag3".to_owned(), "y:lag4".to_owned()], 3, 4));
     }
 
     #[test]

@@ -149,6 +149,35 @@ pub enum Encoding {
     },
     /// Random Fourier features of a Gaussian kernel.
     RandomFourier(Box<fourier::Waves>),
+    /// Values of rows before: one column a lag.
+    Lag {
+        /// Rows back, in rising order, with a horizon of 1.
+        lags: Vec<u32>,
+        /// Rows by which all lags are longer, and one more.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        horizon: u32,
+    },
+    /// (1 − B^period)^order·x, with B the value one row before, of x so many rows back.
+    Difference {
+        /// Rows back of its first value, with a horizon of 1; 0 is the row itself.
+        lag: u32,
+        /// How often it is taken.
+        order: u32,
+        /// Rows between two values of which it is taken.
+        period: u32,
+        /// Rows by which `lag` is longer, and one more.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        horizon: u32,
+    },
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_one(value: &u32) -> bool {
+    *value == 1
 }
 
 impl Encoding {
@@ -167,14 +196,36 @@ impl Encoding {
             Self::Spline { .. } => "spline",
             Self::Calendar { .. } => "calendar",
             Self::RandomFourier(_) => "random_fourier",
+            Self::Lag { .. } => "lag",
+            Self::Difference { .. } => "difference",
         }
+    }
+
+    /// Of features of past values: the weight in its design columns of the value so many rows back, as (rows back, its column, weight);
+    /// one entry a part, and none for other features.
+    #[must_use]
+    pub fn past(&self) -> Vec<(u32, usize, f64)> {
+        match self {
+            Self::Lag { lags, horizon } => lags.iter().enumerate().map(|(column, lag)| (lag + horizon - 1, column, 1.0)).collect(),
+            Self::Difference { lag, order, period, horizon } => {
+                let first = if *lag == 0 { 0 } else { lag + horizon - 1 };
+                (0..).zip(differences(*order)).map(|(step, weight)| (first + step * period, 0, weight)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Of features of past values: rows from the last one that is known to the one that is predicted.
+    #[must_use]
+    pub fn horizon(&self) -> Option<u32> {
+        if let Self::Lag { horizon, .. } | Self::Difference { horizon, .. } = self { Some(*horizon) } else { None }
     }
 
     /// Design columns it makes.
     #[must_use]
     pub fn width(&self) -> usize {
         match self {
-            Self::Identity | Self::Standardise { .. } | Self::Log { .. } => 1,
+            Self::Identity | Self::Standardise { .. } | Self::Log { .. } | Self::Difference { .. } => 1,
             Self::Polynomial { degree } => *degree as usize,
             Self::Onehot { levels, drop_first, .. } => indicators(levels, *drop_first),
             Self::Impute { indicator, .. } => 1 + usize::from(*indicator),
@@ -186,6 +237,7 @@ impl Encoding {
                 parts.iter().map(part).sum::<usize>() + seasonality.iter().map(Season::width).sum::<usize>()
             }
             Self::RandomFourier(waves) => waves.width(),
+            Self::Lag { lags, .. } => lags.len(),
         }
     }
 
@@ -202,7 +254,9 @@ impl Encoding {
             | Self::Onehot { .. }
             | Self::Log { .. }
             | Self::Interaction { .. }
-            | Self::Calendar { .. } => false,
+            | Self::Calendar { .. }
+            | Self::Lag { .. }
+            | Self::Difference { .. } => false,
         }
     }
 
@@ -248,7 +302,9 @@ impl Encoding {
             | Self::Impute { .. }
             | Self::Bins { .. }
             | Self::Spline { .. }
-            | Self::RandomFourier(_) => number,
+            | Self::RandomFourier(_)
+            | Self::Lag { .. }
+            | Self::Difference { .. } => number,
             Self::Identity => number || kind == ColumnType::Boolean,
             Self::Onehot { .. } => !matches!(kind, ColumnType::Number | ColumnType::Timestamp),
             Self::Interaction { .. } => kind != ColumnType::Timestamp,
@@ -309,6 +365,14 @@ impl Encoding {
             Self::RandomFourier(_) => {
                 let of = columns.join(",");
                 (1..=self.width()).map(|place| format!("random_fourier({of}):{place}")).collect()
+            }
+            Self::Lag { .. } => self.past().into_iter().map(|(lag, ..)| past_name(name, lag)).collect(),
+            Self::Difference { order, period, .. } => {
+                let mut of = self.past().first().map_or_else(String::new, |(lag, ..)| past_name(name, *lag));
+                for (word, value) in [("order", order), ("period", period)].into_iter().filter(|(_, value)| **value > 1) {
+                    of = format!("{of},{word}={value}");
+                }
+                vec![format!("difference({of})")]
             }
         }
     }
@@ -377,8 +441,27 @@ impl Encoding {
                 }
             }
             Self::RandomFourier(waves) => waves.at(cell, out),
+            Self::Lag { .. } => out.iter_mut().enumerate().for_each(|(part, out)| *out = cell(part)),
+            Self::Difference { order, .. } => {
+                let weights = differences(*order).enumerate();
+                out[0] = weights.map(|(part, weight)| weight * cell(part)).sum();
+            }
         }
     }
+}
+
+/// The coefficients of (1 − B)^order.
+fn differences(order: u32) -> impl Iterator<Item = f64> {
+    (0..=order).scan(1.0, move |next, step| {
+        let weight = *next;
+        *next *= -f64::from(order - step) / f64::from(step + 1);
+        Some(weight)
+    })
+}
+
+/// The name of a column's value so many rows back.
+pub(super) fn past_name(column: &str, lag: u32) -> String {
+    if lag == 0 { column.to_owned() } else { format!("{column}:lag{lag}") }
 }
 
 /// Columns of 0 and 1 that levels make.

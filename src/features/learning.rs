@@ -219,7 +219,9 @@ fn fix(encoding: &mut Encoding, columns: &[&Known]) -> Result<(), String> {
         | Encoding::Log { .. }
         | Encoding::Interaction { .. }
         | Encoding::Bins { quantiles: None, .. }
-        | Encoding::Calendar { .. } => {}
+        | Encoding::Calendar { .. }
+        | Encoding::Lag { .. }
+        | Encoding::Difference { .. } => {}
     }
     Ok(())
 }

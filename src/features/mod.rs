@@ -9,12 +9,14 @@ mod calendar;
 mod design;
 mod encoding;
 mod fourier;
+mod lagged;
 mod learning;
 mod spline;
 
 pub use block::{Block, BlockError, Cells, Roles, assemble, codes_of_complete_rows, levels_of_complete_rows, numbers_of_complete_rows};
 pub use calendar::{Part, Season};
-pub use design::{Design, Feature, RawColumn, RowBuffer};
+pub use design::{Design, Feature, Past, PastCell, RawColumn, RowBuffer};
 pub use encoding::{Encoding, Factor, Filling, Unseen};
 pub use fourier::Waves;
+pub use lagged::{Lagged, Read};
 pub use learning::{EXACT, Learning, Unfit, scattered};

@@ -50,6 +50,7 @@ codes! {
     UnknownColumn = UNPROCESSABLE_ENTITY, "unknown_column", "The dataset has no such column";
     UnknownDataset = UNPROCESSABLE_ENTITY, "unknown_dataset", "The request names a dataset that does not exist";
     NotSupported = UNPROCESSABLE_ENTITY, "not_supported", "This version does not do that";
+    NotASeries = UNPROCESSABLE_ENTITY, "not_a_series", "The version takes no past values of its target";
     FitFailed = UNPROCESSABLE_ENTITY, "fit_failed", "The data cannot be fitted";
     IdempotencyMismatch = UNPROCESSABLE_ENTITY, "idempotency_mismatch", "The key was used with another request";
     Unauthorized = UNAUTHORIZED, "unauthorized", "A key is needed";
@@ -205,6 +206,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::Rows(faults) => plain(Code::InvalidRows).with(faults.into_vec()),
             ServiceError::Request(faults) => plain(Code::InvalidRequest).with(faults),
             ServiceError::NotSupported(faults) => plain(Code::NotSupported).with(faults),
+            ServiceError::NotASeries(_) => plain(Code::NotASeries),
             ServiceError::UnknownColumn(faults) => plain(Code::UnknownColumn).with(faults),
             ServiceError::FitDatasetNotFound => {
                 let fault = Fault { pointer: "/dataset".to_owned(), detail: detail.clone() };

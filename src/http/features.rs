@@ -19,10 +19,13 @@ const WAVES: u64 = 4096;
 const LONGEST: usize = 1000;
 /// Bins and degrees of freedom between quantiles, and waves of a period.
 const MOST: u64 = 100;
+/// Rows back at the most, and how often a difference is taken.
+const FARTHEST: u64 = 10_000;
+const DIFFERENCES: u64 = 10;
 
 /// What this version does, for a message.
-const KINDS: &str = "this version does `onehot`, `standardise`, `log`, `impute`, `polynomial`, `interaction`, `bins`, `spline`, `calendar` and \
-                     `random_fourier`";
+const KINDS: &str = "this version does `onehot`, `standardise`, `log`, `impute`, `polynomial`, `interaction`, `bins`, `spline`, `calendar`, \
+                     `random_fourier`, `lag` and `difference`";
 
 /// An entry of `features`. What is not done yet goes to `later`.
 pub(super) fn feature(pointer: String, entry: Value, faults: &mut Vec<Fault>, later: &mut Vec<Fault>) -> Option<FeatureSpecification> {
@@ -122,8 +125,32 @@ fn encoding(kind: &str, fields: &mut Fields, columns: usize) -> Option<Encoding>
             let standardise = fields.boolean("standardise").unwrap_or(true);
             Encoding::RandomFourier(Box::new(Waves::asked(columns.min(WAVE_COLUMNS), components, gamma, seed, standardise)))
         }
+        "lag" => {
+            let lags: Vec<u32> = rising(fields, "lags", 1).unwrap_or_else(|| fields.lacks("lags")).into_iter().map(whole).collect();
+            if lags.iter().any(|lag| !(1..=small(FARTHEST)).contains(lag)) {
+                fields.fault("lags", format!("`lags` are whole numbers of rows from 1 to {FARTHEST}, each above the one before"));
+            }
+            Encoding::Lag { lags, horizon: horizon(fields) }
+        }
+        "difference" => {
+            let lag = fields.whole("lag", 1, FARTHEST).map_or(0, small);
+            let order = fields.whole("order", 1, DIFFERENCES).map_or(1, small);
+            let period = fields.whole("period", 1, FARTHEST).map_or(1, small);
+            Encoding::Difference { lag, order, period, horizon: horizon(fields) }
+        }
         _ => return None,
     })
+}
+
+/// Rows from the last one that is known to the one that is predicted.
+fn horizon(fields: &mut Fields) -> u32 {
+    fields.whole("horizon", 1, FARTHEST).map_or(1, |horizon| u32::try_from(horizon).unwrap_or(1))
+}
+
+/// A number as a whole one; 0, which is never asked for, where it is none.
+fn whole(number: f64) -> u32 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked
+    if number.fract() == 0.0 && (0.0..f64::from(u32::MAX)).contains(&number) { number as u32 } else { 0 }
 }
 
 fn impute(fields: &mut Fields) -> Encoding {

@@ -249,7 +249,11 @@ fn validation_of(mut fields: Fields, faults: &mut Vec<Fault>) -> Option<Validati
             }
             Some(Validation::Holdout { fraction, seed: fields.whole("seed", 0, u64::MAX).unwrap_or(1) })
         }
-        "time" => Some(Validation::Time { column: fields.required_string("column"), folds: folds(&mut fields, 1) }),
+        "time" => Some(Validation::Time {
+            column: fields.string("column"),
+            folds: folds(&mut fields, 1),
+            steps: fields.whole("steps", 1, 1000).and_then(|steps| u32::try_from(steps).ok()),
+        }),
         "" => None,
         _ => {
             fields.fault("kind", "`kind` is kfold, loo, holdout or time");

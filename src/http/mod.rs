@@ -14,6 +14,7 @@ mod error;
 mod extract;
 mod features;
 mod fits;
+mod forecast;
 mod headers;
 mod inference;
 mod inputs;
@@ -127,6 +128,7 @@ routes! {
     PUT    "/v1/models/{name}/traffic"                                  Write        => traffic::set,
     DELETE "/v1/models/{name}/traffic"                                  Write        => traffic::end,
     POST   "/v1/models/{name}/predict"                                  Predict      => predict::predict,
+    POST   "/v1/models/{name}/forecast"                                 Predict      => forecast::forecast,
     GET    "/v1/models/{name}/inputs"                                   Read         => inputs::show,
     POST   "/v1/models/{name}/predictions"                              Write        => predictions::create,
     POST   "/v1/models/{name}/invocations"                              Predict      => serving::invocations_of,

@@ -299,11 +299,15 @@ fn validation_view(targets: &[String], validation: &ValidationRecord) -> Value {
             let known: Vec<f64> = folds.iter().filter_map(figure).collect();
             (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
         };
-        json!({
+        let mut view = json!({
             "metric": "rmse", "mean": mean(|fold| fold.rmse), "folds": list(|fold| fold.rmse), "rows": folds.iter().map(|fold| fold.rows).collect::<Vec<_>>(),
             "mae": {"mean": mean(|fold| fold.mae), "folds": list(|fold| fold.mae)}, "r2": {"mean": mean(|fold| fold.r2), "folds": list(|fold| fold.r2)},
             "pooled": pooled, "plan": validation.plan,
-        })
+        });
+        if let Some(steps) = validation.steps.get(place) {
+            view["steps"] = json!(steps);
+        }
+        view
     };
     match targets {
         [_] => entry(0),

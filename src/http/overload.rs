@@ -79,6 +79,7 @@ impl Class {
 /// The routes that are limited.
 const CLASSES: &[(&str, &str, Class)] = &[
     ("POST", "/v1/models/{name}/predict", Class::Predict),
+    ("POST", "/v1/models/{name}/forecast", Class::Predict),
     ("POST", "/v1/models/{name}/invocations", Class::Predict),
     ("POST", "/v1/models/{name}:predict", Class::Predict),
     ("POST", "/v1/models/{name}/versions/{version}:predict", Class::Predict),

@@ -21,7 +21,7 @@ use crate::model::{IntervalKind, PredictionId, Question, Wanted};
 use crate::service::{Answerer, Caller, Predicted, ServiceError};
 
 /// And so do answers that take more multiplications than this: about a millisecond.
-const MUCH: usize = 1_000_000;
+pub(super) const MUCH: usize = 1_000_000;
 
 impl From<ParseError> for ServiceError {
     fn from(error: ParseError) -> Self {

@@ -36,9 +36,11 @@
 //! | `covariance` | sandwich covariances |
 //! | `diagnostics` | leverage, residuals, influence, tests of what was supposed |
 //! | `validation` | held-out rows |
+//! | `autoregression` | the errors of forecasts of several steps |
 //! | `inference` | Student's and Fisher's distributions |
 //! | `double_double` | twice the working precision |
 
+mod autoregression;
 mod constrained;
 mod coordinates;
 mod covariance;
@@ -63,6 +65,7 @@ mod sweep;
 mod validation;
 mod whitened;
 
+pub use autoregression::moving_average;
 pub use constrained::{ConstrainedFit, Constraints, constrained};
 pub use covariance::{Covariance, covariance};
 pub use diagnostics::{

@@ -183,7 +183,8 @@ impl Reference {
         let width = sample.width;
         let rows = sample.rows_taken();
         let mut column = Vec::with_capacity(rows);
-        let features = design.columns().iter().take(WATCHED).enumerate().map(|(place, raw)| {
+        // Past values are not drawn anew for each row: those of an hour are never spread as those of the training rows are.
+        let features = design.columns().iter().take(WATCHED.min(design.own_columns())).enumerate().map(|(place, raw)| {
             column.clear();
             column.extend(sample.cells.iter().skip(place).step_by(width.max(1)));
             match &raw.levels {

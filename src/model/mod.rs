@@ -4,6 +4,7 @@
 pub mod answers;
 mod bytes;
 mod drift;
+pub mod history;
 pub mod inputs;
 pub mod key;
 pub mod monitor;
@@ -18,6 +19,7 @@ pub mod version;
 mod window;
 
 pub use answers::{Figure, Wanted};
+pub use history::History;
 pub use prediction::{Answer, IntervalKind, Question};
 pub use prediction_id::PredictionId;
 pub use score::{Better, Difference, Judged, Paired, Scores, Tally};
@@ -27,5 +29,8 @@ pub use specification::{
 };
 pub use split::{Arm, Plan, Split};
 pub use state::{Memory, State};
-pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Refit, Selection, TargetRecord, ValidationRecord};
+pub use version::{
+    Descent, Document, FitRecord, FoldRecord, LastValueRecord, Moved, PathRecord, Refit, Selection, StepRecord, TargetRecord,
+    ValidationRecord,
+};
 pub use window::Window;

@@ -228,10 +228,14 @@ pub enum Validation {
     },
     /// Later rows after all earlier ones.
     Time {
-        /// What orders the rows.
-        column: String,
+        /// What orders the rows; their order in the dataset when absent.
+        #[serde(default)]
+        column: Option<String>,
         /// At least 1.
         folds: u32,
+        /// Of a model of past values of its target: steps of the forecasts that are judged; its horizon when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steps: Option<u32>,
     },
 }
 

@@ -5,10 +5,12 @@
 //! learnt so far multiplied by the forgetting factor first; they give the total sum of squares of R² and F.
 
 use super::bytes::{Reader, Writer};
+use super::history::History;
 use super::monitor::{self, Adaptive, Mark, Monitor};
 use super::specification::{DriftAction, Online};
 use super::version::{FitRecord, TargetRecord, finite};
 use super::window::Window;
+use crate::features::Design;
 use crate::lsq::inference::f_p;
 use crate::lsq::{self, Block, Information, Row};
 
@@ -59,6 +61,8 @@ pub struct State {
     adaptive: Adaptive,
     monitor: Monitor,
     window: Option<Window>,
+    /// The last rows, where later ones take values of them.
+    history: Option<History>,
     /// Whether the window began anew after a drift, and what was known before is to go when it is full.
     beginning: bool,
     /// Residual variances before the row at hand; empty between rows.
@@ -72,6 +76,8 @@ pub struct State {
 pub struct StateError;
 
 const LAYOUT: u8 = 2;
+/// The same with the last rows in it.
+const LAYOUT_WITH_HISTORY: u8 = 3;
 /// Rows a coefficient that what is known counts for after a reset: it has a say only where no new row has one.
 const LEFT_BY_RESET: f64 = 1e-6;
 /// Relative error of the coefficients, by their own estimate, past which a window's fit is made anew.
@@ -91,6 +97,7 @@ impl State {
             adaptive: Adaptive::new(),
             monitor: Monitor::new(unit),
             window: None,
+            history: None,
             beginning: false,
             variances: Vec::new(),
             information: fit.information.clone(),
@@ -139,6 +146,37 @@ impl State {
     pub fn windowed(mut self, window: Window) -> Self {
         self.window = Some(window);
         self
+    }
+
+    /// The same with these rows as its last.
+    #[must_use]
+    pub fn with_history(mut self, history: Option<History>) -> Self {
+        self.history = history;
+        self
+    }
+
+    /// The last rows, where later ones take values of them.
+    #[must_use]
+    pub fn history(&self) -> Option<&History> {
+        self.history.as_ref()
+    }
+
+    /// Puts past values into the cells of a row that does not give them itself; the row comes `ahead` rows after the last one (1 is the
+    /// next). A value that is not known stays NaN.
+    pub fn recall(&self, design: &Design, ahead: usize, cells: &mut [f64]) {
+        let Some(history) = &self.history else { return };
+        for past in design.past().iter().filter(|past| past.lag >= ahead) {
+            if cells[past.place].is_nan() {
+                cells[past.place] = history.back(past.column, past.lag + 1 - ahead);
+            }
+        }
+    }
+
+    /// Takes in what later rows take of the next one: one value a column.
+    pub fn remember(&mut self, row: impl Iterator<Item = f64>) {
+        if let Some(history) = &mut self.history {
+            history.push(row);
+        }
     }
 
     /// The same knowledge as a version of its own, at sequence 0.
@@ -393,7 +431,8 @@ impl State {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.byte(LAYOUT).whole(self.sequence).float(self.weight).float(self.log_weight);
+        let layout = if self.history.is_some() { LAYOUT_WITH_HISTORY } else { LAYOUT };
+        out.byte(layout).whole(self.sequence).float(self.weight).float(self.log_weight);
         out.whole(self.moments.len() as u64);
         for moments in &self.moments {
             out.float(moments.mean).float(moments.squares);
@@ -407,6 +446,9 @@ impl State {
                 window.encode(&mut out);
             }
         }
+        if let Some(history) = &self.history {
+            history.encode(&mut out);
+        }
         out.rest(&self.information.encode());
         out.into_bytes()
     }
@@ -417,7 +459,8 @@ impl State {
     /// They are not the encoding of a state.
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let mut input = Reader::new(bytes);
-        if input.byte()? != LAYOUT {
+        let layout = input.byte()?;
+        if ![LAYOUT, LAYOUT_WITH_HISTORY].contains(&layout) {
             return Err(StateError);
         }
         let (sequence, weight, log_weight) = (input.whole()?, input.float()?, input.float()?);
@@ -427,9 +470,22 @@ impl State {
         let (adaptive, beginning) = (Adaptive::of(input.float()?), input.byte()? == 1);
         let monitor = Monitor::decode(&mut input)?;
         let window = if input.byte()? == 0 { None } else { Some(Window::decode(&mut input)?) };
+        let history = if layout == LAYOUT { None } else { Some(History::decode(&mut input)?) };
         let information = Information::decode(input.rest()).map_err(|_| StateError)?;
         if moments.len() == information.responses() && monitor.figures().len() == moments.len() {
-            Ok(Self { sequence, weight, log_weight, moments, adaptive, monitor, window, beginning, variances: Vec::new(), information })
+            Ok(Self {
+                sequence,
+                weight,
+                log_weight,
+                moments,
+                adaptive,
+                monitor,
+                window,
+                history,
+                beginning,
+                variances: Vec::new(),
+                information,
+            })
         } else {
             Err(StateError)
         }

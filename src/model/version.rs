@@ -183,6 +183,33 @@ pub struct ValidationRecord {
     pub folds: Vec<Vec<FoldRecord>>,
     /// By target: all held-out rows together.
     pub pooled: Vec<FoldRecord>,
+    /// Of a model of past values, by target: forecasts from every held-out row, one entry a step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Vec<StepRecord>>,
+}
+
+/// What forecasts of so many steps were worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Steps ahead, from 1.
+    pub step: u32,
+    /// Forecasts that were judged.
+    pub rows: u64,
+    /// √ of the mean squared error.
+    pub rmse: Option<f64>,
+    /// Mean absolute error.
+    pub mae: Option<f64>,
+    /// The same of the last value that was known, taken as the forecast.
+    pub last_value: LastValueRecord,
+}
+
+/// What the last value that was known is worth as a forecast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastValueRecord {
+    /// √ of the mean squared error.
+    pub rmse: Option<f64>,
+    /// Mean absolute error.
+    pub mae: Option<f64>,
 }
 
 /// How far a coefficient moved from the pretrained model's.

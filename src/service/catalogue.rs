@@ -3,6 +3,7 @@
 //! The map of models sits behind an atomic pointer, and so does each version's state: a prediction loads two pointers and never waits,
 //! whatever is being fitted or learnt. Only the writer publishes, after its commit; it copies the small parts of the map that change.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -51,6 +52,11 @@ pub struct Version {
     pub inputs: InputSchema,
     /// What a row to learn from holds: the features, the targets, and a weight when the fit had one.
     pub update_inputs: InputSchema,
+    /// What a step of a forecast holds: what a row to predict does, past values apart, and columns of which only past values are taken;
+    /// nothing where no past values are taken.
+    pub(crate) forecast_inputs: InputSchema,
+    /// By column of which past values are taken, its place among the cells of a row to learn from.
+    lagged: Vec<usize>,
     /// Who is told what it learns.
     pub(crate) events: Arc<Channel>,
     /// What changes of it.
@@ -111,17 +117,27 @@ impl Version {
         let design = document.design();
         let features: Vec<Input> = design.columns().iter().map(RawColumn::input).collect();
         let mut learning = features.clone();
+        // Later rows take values of columns that are themselves no features, nor targets.
+        let series = |name: &String, required| Input { name: name.clone(), kind: InputKind::Number, required };
+        let known = |name: &&String| features.iter().all(|input| input.name != **name) && !document.target.contains(name);
+        let carried: Vec<&String> = design.lagged().iter().filter(known).collect();
+        learning.extend(carried.iter().map(|name| series(name, true)));
+        let own = features[..design.own_columns()].iter().cloned();
+        let forecast = own.chain(carried.iter().map(|name| series(name, false))).filter(|_| !design.past().is_empty()).collect();
         learning.extend(document.target.iter().map(|name| Input { name: name.clone(), kind: InputKind::Number, required: true }));
         if let Some(weights) = &document.weights {
             learning.push(Input { name: weights.clone(), kind: InputKind::Number, required: false });
         }
+        let place = |name: &String| learning.iter().position(|input| input.name == *name).unwrap_or_default();
         Self {
             id,
             model: model.to_owned(),
             number,
             created_at: created_at.to_owned(),
+            lagged: design.lagged().iter().map(place).collect(),
             design,
             inputs: InputSchema::new(features),
+            forecast_inputs: InputSchema::new(forecast),
             update_inputs: InputSchema::new(learning),
             document,
             events,
@@ -254,9 +270,39 @@ impl Version {
         self.live.state.get().map(|state| super::models::tag(self.number, state.load().sequence()))
     }
 
-    /// Cells of a row to learn from: the columns of the design, targets, weight.
+    /// Cells of a row to learn from: the columns of the design, those of which only past values are taken, targets, weight.
     pub(crate) fn learning_width(&self) -> usize {
-        self.design.columns().len() + self.document.target.len() + 1
+        self.update_inputs.len() + usize::from(self.document.weights.is_none())
+    }
+
+    /// Rows of `width` cells with the past values in them that they do not give themselves, each as if it came `ahead` rows after the last
+    /// one that the state knows.
+    pub(crate) fn recalled<'c>(&self, state: &State, ahead: usize, cells: &'c [f64], width: usize) -> Cow<'c, [f64]> {
+        if self.design.past().is_empty() {
+            return Cow::Borrowed(cells);
+        }
+        let mut cells = cells.to_vec();
+        cells.chunks_exact_mut(width).for_each(|row| state.recall(&self.design, ahead, row));
+        Cow::Owned(cells)
+    }
+
+    /// Of a row to learn from, the targets and the weight.
+    pub(crate) fn observed<'c>(&self, cells: &'c [f64]) -> (&'c [f64], f64) {
+        let (before, weight) = cells.split_at(self.learning_width() - 1);
+        (&before[before.len() - self.document.target.len()..], weight[0])
+    }
+
+    /// Of a row to learn from, what later rows take of it.
+    pub(crate) fn remembered<'c>(&'c self, cells: &'c [f64]) -> impl Iterator<Item = f64> + 'c {
+        self.lagged.iter().map(|place| cells[*place])
+    }
+
+    /// Refuses a row in which a past value is not known.
+    pub(crate) fn check_past(&self, cells: &[f64], row: usize) -> Result<(), ServiceError> {
+        let Some(gap) = self.design.past().iter().find(|past| cells[past.place].is_nan()) else { return Ok(()) };
+        let name = &self.design.columns()[gap.place].name;
+        let detail = format!("row {}: the rows before do not hold the past value {name:?}; give it in the row", row + 1);
+        Err(ServiceError::request(format!("/rows/{row}"), detail))
     }
 }
 
@@ -300,7 +346,11 @@ pub(super) async fn starting_at(connection: &mut store::Connection, version: &Ve
     let state = State::decode(&bytes).map_err(|_| StoreError::Corrupt("the state of a version"))?;
     let (information, document) = (state.information(), &version.document);
     // Whatever it is the state of, this is not the version.
-    if information.responses() != document.target.len() || information.predictors() != version.design.width() {
+    let remembers = (version.design.reach() > 0).then(|| (version.design.lagged().len(), version.design.reach()));
+    if information.responses() != document.target.len()
+        || information.predictors() != version.design.width()
+        || state.history().map(crate::model::History::shape) != remembers
+    {
         return Err(StoreError::Corrupt("the state of a version").into());
     }
     Ok(state)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use crate::features::{Encoding, Factor, Feature};
+use crate::features::{Design, Encoding, Factor, Feature};
 use crate::frame::{Column, ColumnType, Fault, Schema};
 use crate::model::{FeatureSpecification, Form, Specification};
 
@@ -29,7 +29,9 @@ pub(super) fn encoded(
         let found: Vec<Option<usize>> = entry.columns.iter().map(|column| find(pointer.clone(), column)).collect();
         let Some(found) = found.into_iter().collect::<Option<Vec<usize>>>() else { continue };
         let columns: Vec<&Column> = found.iter().map(|column| &schema.columns[*column]).collect();
-        if let Some(column) = columns.iter().find(|column| taken.contains(&column.name)) {
+        let lags = matches!(&entry.form, Form::Encoded(Encoding::Lag { .. } | Encoding::Difference { .. }));
+        let may_be = |column: &Column| !taken.contains(&column.name) || lags && specification.target.contains(&column.name);
+        if let Some(column) = columns.iter().find(|column| !may_be(column)) {
             fault(format!("column {:?} is a target or the weights, and cannot be a feature", column.name));
             continue;
         }
@@ -61,7 +63,34 @@ pub(super) fn encoded(
             features.push(labelled(own, encoding, &mut labels));
         }
     }
+    check_past(&features, asked, taken, faults);
     features
+}
+
+/// Values of past rows at the most, over all columns: every state of the version holds them.
+const PAST_VALUES: usize = 1 << 20;
+
+/// What features of past values must have in common.
+fn check_past(features: &[Feature], asked: &[FeatureSpecification], taken: &BTreeSet<String>, faults: &mut Vec<Fault>) {
+    let horizon = |entry: &FeatureSpecification| if let Form::Encoded(encoding) = &entry.form { encoding.horizon() } else { None };
+    let mut horizons = asked.iter().enumerate().filter_map(|(place, entry)| Some((place, horizon(entry)?)));
+    let Some((_, first)) = horizons.next() else { return };
+    if let Some((place, _)) = horizons.find(|(_, horizon)| *horizon != first) {
+        let detail = "all past values of a model have the same `horizon`, 1 where it is not given".to_owned();
+        faults.push(Fault { pointer: format!("/features/{place}/horizon"), detail });
+    }
+    let design = Design::new(features.to_vec());
+    let own: Vec<&str> = design.columns()[..design.own_columns()].iter().map(|column| column.name.as_str()).collect();
+    for column in &design.columns()[design.own_columns()..] {
+        if own.contains(&column.name.as_str()) || design.lagged().contains(&column.name) || taken.contains(&column.name) {
+            let detail = format!("column {:?} has the name of a past value that the model takes", column.name);
+            faults.push(Fault { pointer: "/features".to_owned(), detail });
+        }
+    }
+    if design.reach().saturating_mul(design.lagged().len()) > PAST_VALUES {
+        let detail = format!("the longest lag times the columns of which past values are taken is more than {PAST_VALUES}");
+        faults.push(Fault { pointer: "/features".to_owned(), detail });
+    }
 }
 
 /// All columns that are nothing else, as their types have it.
@@ -116,6 +145,8 @@ fn encoding(
         return Err(format!("column {:?} of type {} cannot be used as `{}`", column.name, column.kind.as_str(), encoding.kind()));
     }
     match &mut encoding {
+        // The row's own target is what is to be found.
+        Encoding::Difference { lag, .. } if *lag == 0 && specification.target.contains(&first.name) => *lag = 1,
         Encoding::Bins { drop_first, .. } | Encoding::Calendar { drop_first, .. } => {
             *drop_first = entry.drop_first.unwrap_or(specification.intercept);
         }
@@ -135,6 +166,11 @@ fn encoding(
         }
         _ => {}
     }
+    if let Some(horizon) = encoding.horizon()
+        && encoding.past().iter().any(|(lag, ..)| *lag > 0 && *lag < horizon)
+    {
+        return Err("a difference of the row's own value takes one that is not known `horizon` rows ahead: give it a `lag`".to_owned());
+    }
     Ok(encoding)
 }
 
@@ -144,7 +180,9 @@ fn labelled(columns: Vec<Column>, encoding: Encoding, labels: &mut HashSet<Strin
     let of = names.join(if matches!(encoding, Encoding::RandomFourier(_)) { "," } else { ":" });
     let long = format!("{}({of})", encoding.kind());
     let counted = (2..).map(|count| format!("{long} {count}"));
-    let short = (columns.len() == 1 || matches!(encoding, Encoding::Interaction { .. })).then(|| of.clone());
+    // What is made of past values is not what its column is.
+    let now = encoding.horizon().is_none();
+    let short = (now && columns.len() == 1 || matches!(encoding, Encoding::Interaction { .. })).then(|| of.clone());
     let label = short.into_iter().chain([long.clone()]).chain(counted).find(|label| !labels.contains(label)).unwrap_or_default();
     labels.insert(label.clone());
     match columns.as_slice() {

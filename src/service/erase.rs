@@ -15,6 +15,9 @@ use super::{Service, idempotency, learn};
 use crate::model::State;
 use crate::store::{self, Connection, StoreError};
 
+/// Why versions of past values do not unlearn.
+pub(super) const PAST: &str = "a row of this version is a past value of the rows after it, so it cannot be unlearnt alone; fit anew without it, and delete this version";
+
 /// Which row is to be erased.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row {
@@ -39,9 +42,12 @@ impl Service {
     /// Erases a row of the update log.
     ///
     /// # Errors
-    /// There is no such model or row; it was erased already; the log of that time is no longer kept.
+    /// There is no such model or row; it was erased already; the log of that time is no longer kept; the version is one of past values.
     pub async fn erase(self: &Arc<Self>, reference: &str, row: Row) -> Result<Erased, ServiceError> {
         let version = self.learner(reference).await?;
+        if !version.design.past().is_empty() {
+            return Err(ServiceError::Conflict(PAST));
+        }
         let _alone = version.erasing().await;
         let mut connection = self.store.read().await?;
         let sequence = match row {

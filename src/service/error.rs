@@ -22,6 +22,9 @@ pub enum ServiceError {
     /// Part of the contract that this version does not do.
     #[error("{}", summary(.0))]
     NotSupported(Vec<Fault>),
+    /// A forecast is asked of a version that is no autoregression of one target.
+    #[error("{0}")]
+    NotASeries(&'static str),
     /// A column that the dataset does not have.
     #[error("{}", summary(.0))]
     UnknownColumn(Vec<Fault>),

@@ -11,6 +11,7 @@ use super::datasets::Opened;
 use super::error::ServiceError;
 use super::fit::Plan;
 use super::jobs::Running;
+use super::rolling::{self, Fold};
 use super::source::{self, Source};
 use crate::features::{Design, Feature};
 use crate::frame::Fault;
@@ -68,6 +69,8 @@ pub(super) fn compute(
         skipped: 0,
         first,
         sample: None,
+        last: None,
+        remade: Vec::new(),
     };
     match before {
         None => source.make_design(features)?,
@@ -95,8 +98,14 @@ pub(super) fn compute(
         (FitRecord::of(&estimated.fit), State::of(&estimated.fit), Some(estimated))
     };
     let (mut document_fit, mut state) = (document_fit, state);
-    if source.skipped > 0 {
-        warnings.push(format!("{} of {} rows were left out because a value is missing in them", source.skipped, source.total_rows()));
+    // The first rows have no past values, whatever else they lack.
+    let without_past = (source.design.reach() as u64).min(source.total_rows()).saturating_sub(source.first);
+    if without_past > 0 {
+        warnings.push(format!("the first {without_past} rows were left out: the past values that they take are before the first row"));
+    }
+    if source.skipped > without_past {
+        let (skipped, total) = (source.skipped - without_past, source.total_rows());
+        warnings.push(format!("{skipped} of {total} rows were left out because a value is missing in them"));
     }
     let mut descent = None;
     let (mut solver, mut estimator, mut selection, mut inflation) =
@@ -119,7 +128,18 @@ pub(super) fn compute(
         .validation
         .as_ref()
         .map(|validation| {
-            let segments = if let Validation::Time { folds, .. } = validation { segments(&source.moments()?, *folds) } else { Vec::new() };
+            let segments = match validation {
+                Validation::Time { column: Some(_), folds, .. } => {
+                    check_order(&mut source)?;
+                    segments(&source.moments()?, *folds)
+                }
+                Validation::Time { column: None, folds, .. } => {
+                    let rows = source.total_rows() - source.first - source.skipped;
+                    #[allow(clippy::cast_precision_loss)] // rows of a dataset
+                    segments(&(0..rows).map(|row| row as f64).collect::<Vec<_>>(), *folds)
+                }
+                _ => Vec::new(),
+            };
             validated(&mut source, validation, &segments, &specification, &estimator, &names, prior.as_ref())
         })
         .transpose()?;
@@ -127,9 +147,10 @@ pub(super) fn compute(
         let low = source.design.is_extended();
         state = state.with_window(&mut source, low, window)?;
     }
+    state = state.with_history(source.history());
     let inputs = source.sample.take().map_or(Inputs::Off, |sample| {
         let summary = &source.dataset.description.summary;
-        let missing = source.columns.iter().take(source.design.columns().len()).map(|column| summary.missing(*column)).collect();
+        let missing = source.columns.iter().take(source.design.columns().len()).map(|read| summary.missing(read.column)).collect();
         Inputs::Known(Box::new(Reference::of(sample, &source.design, &state, missing)))
     });
     let moved = match &before {
@@ -580,6 +601,15 @@ fn covariance_of<'a>(covariance: &Covariance, codes: &'a [u32]) -> lsq::Covarian
     }
 }
 
+/// Past values are those of rows before in the dataset, which has to be in the order of time then.
+fn check_order(source: &mut Source<'_>) -> Result<(), ServiceError> {
+    let row = if source.design.past().is_empty() { None } else { source.out_of_order()? };
+    row.map_or(Ok(()), |row| {
+        let detail = format!("row {row} of the dataset comes before the row above it by this column: past values are those of rows above");
+        Err(ServiceError::request("/validation/column", detail))
+    })
+}
+
 /// The segment of time, in 0..=folds, of each row: as many rows in each as ties allow.
 fn segments(moments: &[f64], folds: u32) -> Vec<u32> {
     let mut sorted = moments.to_vec();
@@ -614,9 +644,15 @@ fn validated(
         _ => None,
     };
     let simple = specification.prior.is_none() && specification.constraints.is_empty() && specification.solver == lsq::Solver::Auto;
+    let with_past = !source.design.past().is_empty();
+    let mut kept: Vec<lsq::Estimate> = Vec::new();
     let mut estimated = |rows: &mut dyn RowSource| {
         let estimated = estimate(rows, specification, names, prior, &mut |_| Ok(()))?;
-        Ok((estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len())))
+        let found = (estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len()));
+        if with_past {
+            kept.push(found.clone());
+        }
+        Ok(found)
     };
     let found = match penalty {
         // Leaving rows out by their leverage takes the columns as given, and one by one they are too many folds.
@@ -634,7 +670,7 @@ fn validated(
             found?
         }
         // A penalty chosen by the data is chosen anew in each fold: choosing it is part of the fit.
-        Some(penalty) if simple && *estimator == specification.estimator => {
+        Some(penalty) if simple && !with_past && *estimator == specification.estimator => {
             let asked = lsq::Specification { intercept: specification.intercept, penalty, ..lsq::Specification::default() };
             lsq::validate_least_squares(source, plan, &asked)?
         }
@@ -648,7 +684,22 @@ fn validated(
     };
     let record =
         |score: &lsq::FoldScore| FoldRecord { rows: score.rows, rmse: finite(score.rmse), mae: finite(score.mae), r2: finite(score.r2) };
+    let steps = match validation {
+        Validation::Time { steps, .. } if with_past => {
+            let steps = steps.unwrap_or_else(|| u32::try_from(source.design.horizon()).unwrap_or(1));
+            if source.total_rows().saturating_mul(source.columns.len() as u64) > rolling::CELLS {
+                let detail = "a series of so many rows and columns is not forecast from every row: fit it without `validation`".to_owned();
+                return Err(ServiceError::TooLarge(detail));
+            }
+            let series = source.series()?;
+            let designs = source.remade.iter().chain(std::iter::repeat(&source.design));
+            let folds: Vec<Fold<'_>> = kept.iter().zip(designs).map(|(estimate, design)| Fold { design, estimate }).collect();
+            rolling::scores(source.running, &series, segments, &folds, &specification.target, steps)?
+        }
+        _ => Vec::new(),
+    };
     Ok(ValidationRecord {
+        steps,
         plan: validation.clone(),
         folds: found.iter().map(|found| found.folds.iter().map(record).collect()).collect(),
         pooled: found.iter().map(|found| record(&found.pooled)).collect(),

@@ -15,7 +15,7 @@ use super::error::ServiceError;
 use super::estimate::{self, Pretrained};
 use super::jobs::{Job, JobKind, JobState, Running};
 use super::{IdempotencyKey, Replayable, Service, columns};
-use crate::features::{Design, Feature};
+use crate::features::{Design, Feature, Read};
 use crate::frame::{ColumnType, Fault, Schema};
 use crate::model::{Covariance, Document, Specification, Validation, name};
 use crate::planted;
@@ -24,8 +24,8 @@ use crate::store::{self, Connection};
 /// The columns that a fit reads, and what they are to it.
 pub(super) struct Plan {
     pub(super) specification: Specification,
-    /// Indices of dataset columns: those of the design, targets, weights, and the one that `extra` tells of.
-    pub(super) columns: Vec<usize>,
+    /// Dataset columns, so many rows back: those of the design, targets, weights, and the one that `extra` tells of.
+    pub(super) columns: Vec<Read>,
     pub(super) features: Vec<Feature>,
     pub(super) warnings: Vec<String>,
     pub(super) pretrained: Option<Pretrained>,
@@ -202,7 +202,7 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
         extra.cluster = true;
         beside = find("/covariance/column".to_owned(), column);
     }
-    if let Some(Validation::Time { column, .. }) = &specification.validation {
+    if let Some(Validation::Time { column: Some(column), .. }) = &specification.validation {
         extra.time = true;
         let place = find("/validation/column".to_owned(), column);
         if let Some(place) = place
@@ -224,13 +224,24 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
     if faults.is_empty() && encoded.is_empty() && !specification.intercept {
         faults.push(Fault { pointer: "/features".to_owned(), detail: "there is no feature and no intercept: nothing to fit".to_owned() });
     }
+    let design = Design::new(encoded.clone());
+    let shuffled = specification.validation.as_ref().is_some_and(|validation| !matches!(validation, Validation::Time { .. }));
+    if shuffled && !design.past().is_empty() {
+        let detail =
+            "a model of past values is judged by rows later than those it learns from, which are past values of theirs: ask for `time`";
+        faults.push(Fault { pointer: "/validation/kind".to_owned(), detail: detail.to_owned() });
+    }
+    let of_target = design.lagged().iter().any(|column| specification.target.contains(column));
+    if let Some(Validation::Time { steps: Some(_), .. }) = &specification.validation
+        && !of_target
+    {
+        let detail = "`steps` are of a model that takes past values of its target".to_owned();
+        faults.push(Fault { pointer: "/validation/steps".to_owned(), detail });
+    }
     if !faults.is_empty() {
         return Err(ServiceError::Request(faults));
     }
-    let design = Design::new(encoded.clone());
-    let mut columns: Vec<usize> = design.columns().iter().filter_map(|column| schema.index_of(&column.name)).collect();
-    columns.extend(targets);
-    columns.extend(weights);
-    columns.extend(beside);
+    let mut columns: Vec<Read> = Read::all_of(&design, |name| schema.index_of(name)).flatten().collect();
+    columns.extend(targets.into_iter().chain(weights).chain(beside).map(Read::from));
     Ok(Plan { specification, columns, features: encoded, warnings, pretrained, extra, before: None })
 }

@@ -21,7 +21,6 @@ use super::label::{Compared, Labelling};
 use super::refit::Drifted;
 use super::update::check_learns;
 use crate::features::RowBuffer;
-use crate::frame::Fault;
 use crate::lsq;
 use crate::model::monitor::Mark;
 use crate::model::{DriftAction, State};
@@ -224,14 +223,15 @@ impl Learnt {
             // The coefficients are worked out here, not by the first reader.
             group.state.information().settle();
             group.tell();
-            if let Some(mark) = group.marks.last() {
-                metrics::counter!(telemetry::DRIFTS).increment(group.marks.len() as u64);
-                if group.version.document.online.drift.is_some_and(|watch| watch.action == DriftAction::Refit) {
-                    // The receiver is gone only when the service is.
-                    let _ = drifts.send(Drifted { version: group.version.clone(), mark: *mark });
+            let Group { version, state, marks, .. } = group;
+            version.publish(state);
+            if let Some(mark) = marks.last() {
+                metrics::counter!(telemetry::DRIFTS).increment(marks.len() as u64);
+                if version.document.online.drift.is_some_and(|watch| watch.action == DriftAction::Refit) {
+                    // After the state is there: the fit may ask for the last rows that it knows. The receiver is gone only when the service is.
+                    let _ = drifts.send(Drifted { version, mark: *mark });
                 }
             }
-            group.version.publish(group.state);
         }
         for (version, compared) in self.compared {
             metrics::counter!(telemetry::SPLIT_LABELS).increment(compared.labels);
@@ -376,7 +376,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         }
         // A version that does not learn is compared all the same, by what it answered.
         if let Some(judged) = opened.as_ref().filter(|_| !learns).and_then(|opened| opened.judged[row].as_ref()) {
-            let observed = &cells[width - 1 - targets..width - 1];
+            let (observed, _) = version.observed(cells);
             reply.predictions.extend_from_slice(judged.answered());
             reply.errors.extend(observed.iter().zip(judged.answered()).map(|(observed, answered)| observed - answered));
             continue;
@@ -393,7 +393,13 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
             }
         }
         planted::stumble(&version.model, "learning");
-        match step(&version, &mut working.state, cells, &mut scratch) {
+        // Past values are those of the rows before, of this request too.
+        let cells = version.recalled(&working.state, 1, cells, width);
+        let learnt = version.check_past(&cells, row).and_then(|()| {
+            step(&version, &mut working.state, &cells, &mut scratch)
+                .map_err(|error| ServiceError::request(format!("/rows/{row}"), format!("row {}: {error}", row + 1)))
+        });
+        match learnt {
             Ok(mark) => working.marks.extend(mark),
             Err(error) => {
                 if let Some(before) = before {
@@ -404,13 +410,12 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
                 for event in fresh {
                     working.events.remove(&event);
                 }
-                let detail = format!("row {}: {error}", row + 1);
-                return Err(ServiceError::Request(vec![Fault { pointer: format!("/rows/{row}"), detail }]));
+                return Err(error);
             }
         }
-        working.log.extend_from_slice(cells);
+        working.log.extend_from_slice(&cells);
         reply.accepted += 1;
-        let response = &cells[width - 1 - targets..width - 1];
+        let (response, _) = version.observed(&cells);
         reply.predictions.extend(response.iter().zip(&scratch.innovations).map(|(observed, error)| observed - error));
         reply.errors.extend_from_slice(&scratch.innovations);
         if let Some(event) = event {
@@ -444,12 +449,12 @@ struct Scratch {
 
 /// Learns one row of cells: the one way in, live and at replay.
 fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scratch) -> Result<Option<Mark>, lsq::Error> {
-    let features = version.design.columns().len();
-    let targets = version.document.target.len();
-    let row = version.design.row(&cells[..features], &mut scratch.design_row);
-    scratch.innovations.resize(targets, 0.0);
-    let weight = cells[features + targets];
-    state.learn(row, &cells[features..features + targets], weight, version.memory(), &mut scratch.innovations)
+    let row = version.design.row(&cells[..version.design.columns().len()], &mut scratch.design_row);
+    let (response, weight) = version.observed(cells);
+    scratch.innovations.resize(response.len(), 0.0);
+    let mark = state.learn(row, response, weight, version.memory(), &mut scratch.innovations)?;
+    state.remember(version.remembered(cells));
+    Ok(mark)
 }
 
 /// Learns a record of the log again, no further than `until`.

@@ -88,10 +88,23 @@ impl Answerer {
         self.state.sequence()
     }
 
+    /// The same cells with the past values in them that rows do not give themselves: each row is the first that can be predicted.
+    fn with_past(&self, cells: &[f64]) -> Result<Vec<f64>, ServiceError> {
+        let version = &self.version;
+        let width = version.design.columns().len();
+        let cells = version.recalled(&self.state, version.design.horizon(), cells, width);
+        cells.chunks_exact(width).enumerate().try_for_each(|(row, cells)| version.check_past(cells, row))?;
+        Ok(cells.into_owned())
+    }
+
     /// The answer to rows, all of it finite.
     pub(super) fn answer(&self, rows: &Rows, question: Question) -> Result<Answer, ServiceError> {
         planted::stumble(&self.version.model, "predicting");
         let own = self.own(rows);
+        let own = match self.version.design.past() {
+            [] => own,
+            _ => Cow::Owned(self.with_past(&own)?),
+        };
         let answer = answer(&self.state, &self.version.design, rows.count, &own, question);
         let targets = self.version.document.target.len().max(1);
         if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
@@ -210,8 +223,12 @@ impl Service {
     /// Answers rows that were parsed by [`Answerer::inputs`]; with `remember` they are kept for [`Service::remember`].
     ///
     /// # Errors
-    /// A prediction is not finite.
+    /// A prediction is not finite; a past value is not known; rows of a model of past values are to be remembered.
     pub fn predict(&self, answerer: Answerer, rows: Rows, question: Question, remember: bool) -> Result<Predicted, ServiceError> {
+        if remember && !answerer.version.design.past().is_empty() {
+            let detail = "a model of past values learns rows in their order, which labels do not keep: send the rows to `updates`";
+            return Err(ServiceError::request("/remember", detail));
+        }
         let answer = answerer.answer(&rows, question)?;
         let (mut kept, arm) = (None, answerer.arm());
         match (&answerer.split, remember) {

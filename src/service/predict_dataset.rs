@@ -20,6 +20,7 @@ use super::error::ServiceError;
 use super::jobs::{Job, JobKind, JobState, Running};
 use super::predict::Answerer;
 use super::{IdempotencyKey, Replayable, Service};
+use crate::features::{Lagged, Read};
 use crate::frame::arrow_stream::parse_columns;
 use crate::frame::rows::Rows;
 use crate::frame::{Column, ColumnType, Fault, Frame, Input, InputKind, InputSchema, Schema, Summary, codec};
@@ -73,11 +74,13 @@ struct Plan {
     answerer: Answerer,
     question: Question,
     figures: Vec<Figure>,
-    /// What a row must hold; where missing cells are allowed, nothing.
+    /// What a row must hold, its past values too: the dataset's own rows before it have them.
+    needed: Vec<Input>,
+    /// The same; where missing cells are allowed, nothing.
     inputs: InputSchema,
     opened: Opened,
-    /// Columns of the dataset: the features in the model's order, then those that go along.
-    columns: Vec<usize>,
+    /// Columns of the dataset, so many rows back: the features in the model's order, then those that go along.
+    columns: Vec<Read>,
     kept: usize,
     /// Of the dataset that is made, before a row of it is.
     summary: Summary,
@@ -128,21 +131,21 @@ impl Service {
         let table = &opened.description.summary;
         let (mut unknown, mut faults) = (Vec::new(), Vec::new());
         let mut columns = Vec::new();
-        for input in answerer.inputs().inputs() {
-            match table.schema.index_of(&input.name) {
+        for (input, raw) in answerer.inputs().inputs().iter().zip(answerer.version.design.columns()) {
+            let (name, lag) = raw.past.as_ref().map_or((&input.name, 0), |past| (&past.column, past.lag));
+            match table.schema.index_of(name) {
                 None => unknown.push(Fault {
                     pointer: "/dataset".to_owned(),
-                    detail: format!("the dataset has no column {:?}, which is a feature of the model", input.name),
+                    detail: format!("the dataset has no column {name:?}, which is a feature of the model"),
                 }),
                 Some(index) if !holds(table.schema.columns[index].kind, &input.kind) => faults.push(Fault {
                     pointer: "/dataset".to_owned(),
                     detail: format!(
-                        "column {:?} of the dataset is of type {}, which is not what the model's feature of that name holds",
-                        input.name,
+                        "column {name:?} of the dataset is of type {}, which is not what the model's feature of that name holds",
                         table.schema.columns[index].kind.as_str()
                     ),
                 }),
-                Some(index) => columns.push(index),
+                Some(column) => columns.push(Read { column, lag }),
             }
         }
         let answered: Vec<(Column, Figure)> = wanted
@@ -174,7 +177,9 @@ impl Service {
         if !faults.is_empty() {
             return Err(ServiceError::Request(faults));
         }
-        let mut inputs = answerer.inputs().inputs().to_vec();
+        let mut needed = answerer.inputs().inputs().to_vec();
+        needed.iter_mut().zip(answerer.version.design.columns()).for_each(|(input, raw)| input.required = raw.required);
+        let mut inputs = needed.clone();
         inputs.iter_mut().for_each(|input| input.required &= !asked.skip_missing);
         let (fresh, figures) = answered.into_iter().unzip();
         let summary = table.beside(&kept, Schema { columns: fresh });
@@ -185,9 +190,9 @@ impl Service {
             dataset: opened.description.row.name.clone(),
             dataset_tag: opened.description.tag(),
         };
-        columns.extend(&kept);
+        columns.extend(kept.iter().copied().map(Read::from));
         let (kept, inputs) = (kept.len(), InputSchema::new(inputs));
-        Ok(Plan { answerer, question, figures, inputs, opened, columns, kept, summary, into, if_match: asked.if_match, origin })
+        Ok(Plan { answerer, question, figures, needed, inputs, opened, columns, kept, summary, into, if_match: asked.if_match, origin })
     }
 }
 
@@ -261,17 +266,20 @@ fn answer_dataset(
     plan: Plan,
     chunks: &mpsc::Sender<Encoded>,
 ) -> Result<Finished, ServiceError> {
-    let Plan { answerer, question, figures, inputs, opened, columns, kept, mut summary, into, if_match, origin } = plan;
+    let Plan { answerer, question, figures, needed, inputs, opened, columns, kept, mut summary, into, if_match, origin } = plan;
     let total = opened.description.row.rows;
     let features = columns.len() - kept;
-    let mut frames = Ahead::of(runtime, Arc::new(opened), columns);
-    let answering = Answering { answerer: &answerer, question, figures: &figures, inputs: &inputs };
+    let mut lagged = Lagged::new(columns);
+    let mut frames = Ahead::of(runtime, Arc::new(opened), lagged.columns().to_vec());
+    let answering = Answering { answerer: &answerer, question, figures: &figures, needed: &needed, inputs: &inputs };
     let mut done = 0;
     while let Some(frame) = frames.next() {
         if running.is_cancelled() {
             return Err(ServiceError::Cancelled);
         }
-        let (Frame { columns: mut arrays, rows }, first_row) = frame?;
+        let (frame, first_row) = frame?;
+        let frame = lagged.next(frame).map_err(|_| ServiceError::Internal("a stored dataset changed while it was predicted"))?;
+        let Frame { columns: mut arrays, rows } = frame;
         let carried = arrays.split_off(features);
         let answers = answering.frame(&arrays, rows, first_row)?;
         summary.add(kept, &answers);
@@ -292,6 +300,7 @@ struct Answering<'p> {
     answerer: &'p Answerer,
     question: Question,
     figures: &'p [Figure],
+    needed: &'p [Input],
     inputs: &'p InputSchema,
 }
 
@@ -307,7 +316,7 @@ impl Answering<'_> {
             let part: Vec<ArrayRef> = features.iter().map(|feature| feature.slice(begin, count)).collect();
             let first = first_row + begin as u64;
             parse_columns(&part, count, first, self.inputs, &mut parsed)?;
-            let complete = complete(&mut parsed, self.answerer.inputs().inputs());
+            let complete = complete(&mut parsed, self.needed);
             let number = |row: usize| first + complete.as_ref().map_or(row, |complete| complete[row]) as u64;
             let answer = self.answerer.answer(&parsed, self.question).map_err(|error| numbered(error, number))?;
             let parts = (self.answerer.version.document.features.len() + 1) * self.answerer.version.document.target.len();

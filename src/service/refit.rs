@@ -49,9 +49,14 @@ async fn refit(service: &Arc<Service>, drifted: Drifted) -> Result<u64, ServiceE
     let begin = mark.sequence.saturating_sub(wanted - 1).max(first);
     let rows = rows(&mut connection, &version, begin, mark.sequence).await?;
     drop(connection);
+    let history = match version.design.past() {
+        [] => None,
+        _ => version.state_at(&service.store, mark.sequence).await?.history().cloned(),
+    };
     let _permit = service.pool.acquire().await.map_err(|_| ServiceError::Cancelled)?;
     let fitting = version.clone();
     let (document, state) = aside(move || fitted(&fitting, &rows, begin, mark.sequence), "a refit panicked").await?;
+    let state = state.with_history(history);
     let text = serde_json::to_string(&document).map_err(|_| ServiceError::Internal("a version does not encode"))?;
     let (bytes, name, old) = (state.encode(), version.model.clone(), version.clone());
     let (publisher, events) = (service.clone(), version.events.clone());
@@ -122,7 +127,8 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
     let mut sample = Sample::of(columns, rows);
     sample.see(usize::try_from(rows).unwrap_or(0), |row, column| cells[row * width + column]);
     for row in cells.chunks_exact(width) {
-        window.push(version.design.row(&row[..columns], &mut buffer), &row[columns..columns + targets], row[width - 1]);
+        let (response, weight) = version.observed(row);
+        window.push(version.design.row(&row[..columns], &mut buffer), response, weight);
     }
     let fit = window.fit(&lsq::Specification { intercept: version.document.intercept, penalty: memory.penalty, ..Default::default() })?;
     let mut state = State::of(&fit);

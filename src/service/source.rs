@@ -3,28 +3,45 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use arrow_array::Array as _;
+
 use super::ahead::Ahead;
 use super::datasets::Opened;
 use super::error::ServiceError;
 use super::jobs::Running;
-use crate::features::{self, Block, BlockError, Cells, Design, Feature, Learning, Roles};
+use crate::features::{self, Block, BlockError, Cells, Design, Feature, Lagged, Learning, Read, Roles};
 use crate::frame::{ColumnType, Fault, Frame};
 use crate::lsq::{self, RowSource};
-use crate::model::Document;
 use crate::model::inputs::Sample;
+use crate::model::{Document, History};
 
 /// Cells of a block of X: bounds memory for wide designs.
 const BLOCK_CELLS: usize = 512 * 1024;
 /// Decoded columns that a fit may keep between passes.
 const CACHE_BYTES: usize = 32 << 20;
 
+/// Rows of a series in memory: those in which nothing is missing, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Series {
+    /// Cells of a row.
+    pub(super) width: usize,
+    /// The number of each row in the dataset.
+    pub(super) numbers: Vec<u64>,
+    /// n×width.
+    pub(super) cells: Vec<f64>,
+    /// n×q.
+    pub(super) responses: Vec<f64>,
+    /// n.
+    pub(super) weights: Vec<f64>,
+}
+
 /// A dataset as a source of blocks.
 pub(super) struct Source<'a> {
     pub(super) runtime: &'a tokio::runtime::Handle,
     pub(super) running: &'a Running,
     pub(super) dataset: Arc<Opened>,
-    /// Indices of dataset columns: those of the design, targets, weights, and one more whose gaps leave rows out as theirs do.
-    pub(super) columns: Vec<usize>,
+    /// Dataset columns, so many rows back: those of the design, targets, weights, and one more whose gaps leave rows out as theirs do.
+    pub(super) columns: Vec<Read>,
     pub(super) design: Design,
     pub(super) targets: usize,
     pub(super) weighted: bool,
@@ -37,6 +54,10 @@ pub(super) struct Source<'a> {
     pub(super) first: u64,
     /// Rows that are kept of the first pass, if they are wanted.
     pub(super) sample: Option<Sample>,
+    /// What the first pass left of the last rows.
+    pub(super) last: Option<Lagged>,
+    /// Of a design of past values, what each fold of a validation made of it.
+    pub(super) remade: Vec<Design>,
 }
 
 impl<'a> Source<'a> {
@@ -49,9 +70,10 @@ impl<'a> Source<'a> {
     ) -> Result<Self, ServiceError> {
         let schema = &dataset.description.summary.schema;
         let design = document.design();
-        let names = design.columns().iter().map(|column| &column.name).chain(&document.target).chain(&document.weights);
-        let columns = names
-            .map(|name| schema.index_of(name).ok_or(ServiceError::Internal("a version's column is not in its dataset")))
+        let names = document.target.iter().chain(&document.weights);
+        let columns = Read::all_of(&design, |name| schema.index_of(name))
+            .chain(names.map(|name| schema.index_of(name).map(Read::from)))
+            .map(|read| read.ok_or(ServiceError::Internal("a version's column is not in its dataset")))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             runtime,
@@ -65,6 +87,8 @@ impl<'a> Source<'a> {
             skipped: 0,
             first: first_row(&dataset, document.online.window),
             sample: None,
+            last: None,
+            remade: Vec::new(),
             dataset,
         })
     }
@@ -100,15 +124,17 @@ impl Source<'_> {
         }
         let bytes = usize::try_from(total).unwrap_or(usize::MAX).saturating_mul(8 * self.columns.len());
         let mut kept = (bytes <= CACHE_BYTES).then(Vec::new);
-        let mut frames = Ahead::of(self.runtime, self.dataset.clone(), self.columns.clone());
+        let mut lagged = Lagged::new(self.columns.clone());
+        let mut frames = Ahead::of(self.runtime, self.dataset.clone(), lagged.columns().to_vec());
         while let Some(frame) = frames.next() {
-            let (frame, _) = frame?;
+            let frame = lagged.next(frame?.0).map_err(block_error)?;
             advance(&frame)?;
             if let Some(kept) = &mut kept {
                 kept.push(frame);
             }
         }
         self.cache = kept;
+        self.last = Some(lagged);
         Ok(())
     }
 
@@ -202,12 +228,67 @@ impl lsq::Remade for Source<'_> {
                 "the training rows of a fold make another number of columns; give the edges of bins".to_owned(),
             ));
         }
+        if !design.past().is_empty() {
+            self.remade.push(design.clone());
+        }
         self.design = design;
         Ok(())
     }
 }
 
 impl Source<'_> {
+    /// The last rows, as far as later ones take values of them; after the first pass.
+    pub(super) fn history(&self) -> Option<History> {
+        let (last, lagged) = (self.last.as_ref()?, self.design.lagged());
+        let schema = &self.dataset.description.summary.schema;
+        let column = |place: usize| schema.index_of(&lagged[place]).unwrap_or(usize::MAX);
+        (!lagged.is_empty()).then(|| History::of(lagged.len(), self.design.reach(), |place, back| last.back(column(place), back)))
+    }
+
+    /// The complete rows, each with its number in the dataset.
+    pub(super) fn series(&mut self) -> Result<Series, ServiceError> {
+        let design = self.design.clone();
+        let (width, targets, weighted) = (design.columns().len(), self.targets, self.weighted);
+        let mut series = Series { width, ..Series::default() };
+        let (mut cells, mut observed) = (Cells::default(), vec![Vec::new(); targets + usize::from(weighted)]);
+        self.frames(|frame, first_row| {
+            cells.read(&design, &frame.columns, 0..frame.rows).map_err(block_error)?;
+            for (place, column) in observed.iter_mut().enumerate() {
+                column.clear();
+                features::numbers_of_complete_rows(&design, &frame.columns, width + place, column).map_err(block_error)?;
+            }
+            for row in 0..cells.rows() {
+                series.numbers.push(first_row + cells.place(row) as u64);
+                series.cells.extend((0..width).map(|column| cells.cell(row, column)));
+                series.responses.extend(observed[..targets].iter().map(|column| column[row]));
+                series.weights.push(if weighted { observed[targets][row] } else { 1.0 });
+            }
+            Ok(())
+        })?;
+        Ok(series)
+    }
+
+    /// The row of the dataset, from 1, whose last column is less than that of the row before, if there is one.
+    pub(super) fn out_of_order(&mut self) -> Result<Option<u64>, ServiceError> {
+        let index = self.columns.len() - 1;
+        let (mut before, mut found, mut values) = (f64::NEG_INFINITY, None, Vec::new());
+        self.frames(|frame, first_row| {
+            values.clear();
+            // Of no design, so that only rows without a moment are passed over.
+            let moments = std::slice::from_ref(&frame.columns[index]);
+            features::numbers_of_complete_rows(&Design::default(), moments, 0, &mut values).map_err(block_error)?;
+            let rows = (0..frame.rows).filter(|row| moments[0].is_valid(*row));
+            for (row, moment) in rows.zip(&values) {
+                if *moment < before && found.is_none() {
+                    found = Some(first_row + row as u64 + 1);
+                }
+                before = *moment;
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// A code for each complete row, equal where the last column's values are.
     pub(super) fn groups(&mut self) -> Result<Vec<u32>, ServiceError> {
         let index = self.columns.len() - 1;

@@ -362,7 +362,9 @@ impl Traffic {
         let mut cells = Vec::with_capacity(rows * member.version.inputs.len());
         let seen: Vec<bool> = (0..rows).map(|row| view.cells(&values[row * width..(row + 1) * width], &mut cells)).collect();
         let shown = seen.iter().filter(|seen| **seen).count();
-        let answer = answer(&state, &member.version.design, shown, &cells, Question::default());
+        let version = &member.version;
+        let cells = version.recalled(&state, version.design.horizon(), &cells, version.inputs.len());
+        let answer = answer(&state, &version.design, shown, &cells, Question::default());
         let mut answers = answer.predictions.chunks_exact(targets);
         let mut predictions = Vec::with_capacity(rows * targets);
         for seen in seen {

@@ -17,6 +17,7 @@ use super::error::ServiceError;
 use super::fit::{Extra, Plan};
 use super::jobs::Running;
 use super::{Service, erase, estimate, idempotency, learn};
+use crate::features::Read;
 use crate::frame::{Fault, Schema, Summary, codec, rows_where};
 use crate::model::inputs::Inputs;
 use crate::model::version::Unlearnt;
@@ -177,7 +178,7 @@ impl Service {
         let (document, row) = (&version.document, &opened.description.row);
         let (_, revision) = datasets::in_tag(&document.dataset_tag).ok_or(ServiceError::Internal("a dataset's tag does not decode"))?;
         let known = opened.up_to(revision, &Arc::default()).description.row.rows;
-        let first = document.online.window.map_or(0, |window| known.saturating_sub(window));
+        let first = document.online.window.map_or(0, |window| known.saturating_sub(window).saturating_sub(version.design.reach() as u64));
         let count = rows.range(first..known).count() as u64;
         // A version of the dataset's last revision goes along with it.
         let dataset_tag = if revision == row.revision { datasets::tag(row.id, revision + 1) } else { document.dataset_tag.clone() };
@@ -186,8 +187,8 @@ impl Service {
             // Rows before a window were never learnt, but they count in what was missing when the inputs were looked at.
             if let (Inputs::Known(inputs), true) = (&mut changed.inputs, rows.range(..known).next().is_some()) {
                 let summary = summed_up(&opened.up_to(revision, places)).await?;
-                let columns = columns_of(version.design.columns().iter().map(|column| &column.name), &summary.schema)?;
-                inputs.missing.iter_mut().zip(columns).for_each(|(missing, column)| *missing = summary.missing(column));
+                let columns = Read::all_of(&version.design, |name| summary.schema.index_of(name)).flatten();
+                inputs.missing.iter_mut().zip(columns).for_each(|(missing, read)| *missing = summary.missing(read.column));
             }
             return Ok((changed != *document).then(|| Change { version: version.clone(), document: changed, states: None, reason: None }));
         }
@@ -336,19 +337,22 @@ fn plan(document: &Document, schema: &Schema) -> Result<Plan, ServiceError> {
             "it began with the information of another model, as that stood then; erase the row with `unable=keep`, fit anew, and delete it",
         ));
     }
+    let design = document.design();
+    if !design.past().is_empty() {
+        return Err(ServiceError::Conflict(erase::PAST));
+    }
     let mut extra = Extra::default();
     let mut beside = None;
     if let Covariance::Cluster { column } = &document.covariance {
         (extra.cluster, beside) = (true, Some(column));
     }
-    if let Some(Validation::Time { column, .. }) = document.validation.as_ref().map(|validation| &validation.plan) {
+    if let Some(Validation::Time { column: Some(column), .. }) = document.validation.as_ref().map(|validation| &validation.plan) {
         (extra.time, beside) = (true, Some(column));
     }
-    let design = document.design();
     let names = design.columns().iter().map(|column| &column.name).chain(&document.target).chain(&document.weights).chain(beside);
     Ok(Plan {
         specification: document.specification(),
-        columns: columns_of(names, schema)?,
+        columns: columns_of(names, schema)?.into_iter().map(Read::from).collect(),
         features: document.features.clone(),
         warnings: Vec::new(),
         pretrained: None,

@@ -10,9 +10,10 @@ use crate::contract::CONTRACT;
 use crate::keys::lsqd;
 
 /// Routes that may change something and leave no record in the audit log, with the reason.
-const WITHOUT: [(&str, &str); 11] = [
+const WITHOUT: [(&str, &str); 12] = [
     ("DELETE /v1/jobs/{id}", "it ends work that has changed nothing yet"),
     ("POST /v1/models/{name}/predict", "a prediction changes nothing, and what is remembered of one is no part of the model"),
+    ("POST /v1/models/{name}/forecast", "a prediction"),
     ("POST /v1/models/{name}/invocations", "a prediction"),
     ("POST /v1/models/{name}:predict", "a prediction"),
     ("POST /v1/models/{name}/versions/{version}:predict", "a prediction"),
@@ -130,6 +131,12 @@ async fn each_route_that_changes_something_leaves_one_record() {
     ] {
         walk.step(route, |server| server.post(path).json(body), None).await;
     }
+    let series = json!({"dataset": "t", "target": "y", "features": [{"column": "y", "as": "lag", "lags": [1]}]});
+    walk.server.post("/v1/models/series/fits").header("prefer", "wait=60").json(&series).expect(201).await;
+    let steps = json!({"steps": 2});
+    walk.step("POST /v1/models/{name}/forecast", |server| server.post("/v1/models/series/forecast").json(&steps), None).await;
+    // Its rows could not be erased while it knows them.
+    walk.server.delete("/v1/models/series").expect(204).await;
     let into = json!({"dataset": "t", "into": "answers"});
     let (_, record) =
         walk.step("POST /v1/models/{name}/predictions", |server| predicted_by(server, &into), Some("dataset.predictions")).await;

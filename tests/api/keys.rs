@@ -59,6 +59,8 @@ fn request<'a>(server: &'a Server, method: &str, path: &str, about: About<'_>) -
             "/invocations" | "/v1/models/{name}/invocations" | "/v1/models/{name}:predict" | "/v1/models/{name}/versions/{version}:predict",
         ) => plain.json(&json!({"instances": [{"x": 1}]})),
         ("POST", "/v1/models/{name}/predict") => plain.json(&json!({"rows": [{"x": 1}]})),
+        // The model is no series, which is found out after the key was good.
+        ("POST", "/v1/models/{name}/forecast") => plain.json(&json!({"steps": 1})),
         ("POST", "/v1/models/{name}/predictions") => plain.json(&json!({"dataset": about.dataset, "into": about.dataset})),
         ("POST", "/v1/models/{name}/updates") => plain.json(&json!({"rows": [{"x": 1, "y": 1}]})),
         ("POST", "/v1/models/{name}/labels") => {

@@ -27,6 +27,7 @@ mod predict;
 mod predict_stream;
 mod predictions;
 mod secrets;
+mod series;
 mod serving;
 mod streams;
 mod tls;

@@ -291,7 +291,7 @@ def generated(folder):
 
 
 def with_generated(address):
-    """A client that openapi-python-client makes of the contract: a fit, predictions, an update, a refusal."""
+    """A client that openapi-python-client makes of the contract: fits, predictions, an update, forecasts, a refusal."""
     with tempfile.TemporaryDirectory() as folder:
         client = generated(pathlib.Path(folder)).Client(base_url=address)
         api = lambda name: importlib.import_module(f"lsqd_client.api.{name}")
@@ -306,6 +306,12 @@ def with_generated(address):
         equal("generated", answer.predictions, own["predictions"])
         learnt = api("updates.learn").sync(name="clients-generated", client=client, body=models.RowsType0.from_dict({"rows": [{"a": 1.0, "b": 1.0, "y": 4.0}]}))
         assert learnt.accepted == 1 and learnt.sequence == 1, learnt
+        lag = models.ValuesOfRowsBefore(column="y", as_="lag", lags=[1])
+        fit = models.Fit(dataset="clients-plane", target="y", features=[lag])
+        api("fits.create_fit").sync(name="clients-series", client=client, body=fit, prefer="wait=60")
+        own = call(address, "POST", "/v1/models/clients-series/forecast", {"steps": 3})
+        ahead = api("predictions.forecast").sync(name="clients-series", client=client, body=models.ForecastQuestion.from_dict({"steps": 3}))
+        equal("generated, forecasts", ahead.predictions, own["predictions"])
         refusal = api("predictions.predict").sync(name="clients-none", client=client, body=question)
         assert refusal.code == models.Code.MODEL_NOT_FOUND, refusal
     print("openapi-python-client: as lsqd says itself")

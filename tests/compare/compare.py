@@ -30,8 +30,11 @@ import patsy
 import statsmodels.api as sm
 from scipy import optimize, stats
 from sklearn import decomposition, impute, kernel_approximation, linear_model, preprocessing
+from statsmodels.datasets import sunspots
 from statsmodels.stats import diagnostic, stattools
 from statsmodels.stats.outliers_influence import OLSInfluence, variance_inflation_factor
+from statsmodels.tsa.ar_model import AutoReg
+from statsmodels.tsa.base.prediction import PredictionResults
 
 # --- the table
 
@@ -1448,6 +1451,59 @@ def online(server, table):
     )
 
 
+# --- series
+
+
+def series(server, table):
+    """Autoregressions beside statsmodels' AutoReg: the same lags, columns beside them, and forecasts of many steps."""
+    random = np.random.default_rng(41)
+    count, steps = 300, 36
+    beside = Rows(a=10 + random.standard_normal(count + steps), b=random.uniform(0, 1, count + steps), t=np.arange(count + steps) / 12.0)
+    y = np.full(count, 40.0)
+    for row in range(13, count):
+        past = 0.4 * y[row - 1] + 0.15 * y[row - 2] + 0.5 * y[row - 12] - 0.2 * y[row - 13]
+        y[row] = 5 + past + 0.8 * beside["a"][row] - 2 * beside["b"][row] + random.standard_normal()
+    spots = np.asarray(sunspots.load_pandas().data["SUNACTIVITY"])
+    problems = [
+        ("sunspots, lags 1 2 9", spots, [1, 2, 9], [], True),
+        ("sunspots, lags 1 2, no intercept", spots, [1, 2], [], False),
+        ("seasonal lags", y, [1, 2, 12, 13], [], True),
+        ("seasonal lags, columns beside", y, [1, 2, 12, 13], ["a", "b"], True),
+        ("columns beside, a trend", y, [1], ["b", "t"], True),
+    ]
+    for problem, values, lags, names, intercept in problems:
+        rows = len(values)
+        known = Rows(y=values, **{name: beside[name][:rows] for name in names})
+        ahead = Rows(**{name: beside[name][rows : rows + steps] for name in names})
+        features = [*names, {"column": "y", "as": "lag", "lags": lags}]
+        exog = np.column_stack([known[name] for name in names]) if names else None
+        fit = AutoReg(values, lags, trend="c" if intercept else "n", exog=exog).fit(use_t=True)
+        order = (["(intercept)"] if intercept else []) + [f"y:lag{lag}" for lag in lags] + names
+        version = server.fit(known, features=features, intercept=intercept)
+        peer = "statsmodels AutoReg"
+        degrees = fit.nobs - len(order)
+        further = np.column_stack([ahead[name] for name in names]) if names else None
+        # AutoReg divides the squares by their number and takes the normal's quantile: brought to s² and Student's t.
+        said = fit.get_prediction(rows, rows + steps - 1, exog_oos=further)
+        wanted = PredictionResults(said.predicted_mean, said.var_pred_mean * (fit.nobs / degrees), dist="t", df=degrees)
+        question = {"steps": steps, "interval": {"level": 0.9}, **(ahead.body() if names else {})}
+        before = int(0.6 * rows)
+        learnt = server.fit(known.take(np.arange(before)), features=features, intercept=intercept)
+        for part in np.array_split(np.arange(before, rows), 5):
+            server.learn(learnt, known.take(part))
+        for item, own, tolerance in (("series", version, CLOSED), ("series, learnt row by row", server.version(learnt), CLOSED)):
+            table.compare(f"{item}: observations", peer, problem, own["fit"]["observations"], fit.nobs, SAME)
+            table.compare(f"{item}: coefficients", peer, problem, column(own, "estimate", order), fit.params, tolerance)
+            table.compare(f"{item}: standard errors", peer, problem, column(own, "std_error", order), fit.bse, tolerance)
+            found = server.call("POST", f"/v1/models/{own['model']}/forecast", question)
+            scale = np.std(values)
+            table.compare(f"{item}: forecasts", peer, problem, found["predictions"], wanted.predicted_mean, tolerance, scale)
+            table.compare(f"{item}: errors of forecasts", peer, problem, found["std_error"], wanted.se_mean, tolerance)
+            limits = np.asarray(wanted.conf_int(0.1))
+            table.compare(f"{item}: limits of forecasts", peer, problem, found["lower"], limits[:, 0], tolerance, scale)
+            table.compare(f"{item}: limits of forecasts", peer, problem, found["upper"], limits[:, 1], tolerance, scale)
+
+
 ALL = (
     ordinary,
     awkward_rows,
@@ -1472,6 +1528,7 @@ ALL = (
     priors,
     validation,
     online,
+    series,
 )
 
 

@@ -27,6 +27,8 @@ def main(address, examples="25"):
     call(address, "PUT", "/v1/datasets/table", table, "text/csv", key)
     for _ in range(2):
         call(address, "POST", "/v1/models/model/fits", json.dumps({"dataset": "table", "target": "y"}), "application/json", key)
+    lag = {"column": "y", "as": "lag", "lags": [1, 7]}
+    call(address, "POST", "/v1/models/series/fits", json.dumps({"dataset": "table", "target": "y", "features": [lag]}), "application/json", key)
     command = [
         sys.executable, "-B", "-m", "schemathesis.cli",
         "--config-file", str(HERE / "schemathesis.toml"),

@@ -41,7 +41,8 @@ def map_path_parameters(ctx, path_parameters):
         return path_parameters
     if method == "DELETE" and path in ("/v1/datasets/{name}", "/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
         return path_parameters
-    known = {"name": "table" if path.startswith("/v1/datasets") else "model", "version": "1", "sequence": 1, "row": 0}
+    model = "series" if path.endswith("/forecast") else "model"
+    known = {"name": "table" if path.startswith("/v1/datasets") else model, "version": "1", "sequence": 1, "row": 0}
     return {name: known.get(name, value) for name, value in path_parameters.items()}
 
 

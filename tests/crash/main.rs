@@ -75,6 +75,39 @@ async fn keys_and_events_are_remembered_across_a_kill() {
     assert_eq!(server.says("m").await, before);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_goes_on_from_its_last_rows_bit_for_bit() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("lsqd.db");
+    let lags = json!({"column": "y", "as": "lag", "lags": [1, 3]});
+    let fit = json!({"dataset": "s", "target": "y", "features": [lags, {"column": "z", "as": "difference", "lag": 1}]}).to_string();
+    let table: String = (0..40).map(|number| cells(1, number)).map(|[_, z, y]| format!("{z},{y}\n")).collect();
+    let rows = |from: u64, to: u64| {
+        let row = |number| cells(1, number);
+        json!({"rows": (from..to).map(row).map(|[_, z, y]| json!({"z": z, "y": y})).collect::<Vec<_>>()}).to_string()
+    };
+    let question = json!({"steps": 6, "rows": [{"z": 1}, {"z": 0}, {"z": 2}, {"z": 0}, {"z": 0}, {"z": 0}], "interval": {}}).to_string();
+    let says = async |server: &Server| {
+        let document = server.ask("GET", "/v1/models/s", None).await;
+        let forecast = server.ask("POST", "/v1/models/s/forecast", Some(question.clone())).await;
+        format!("{forecast} {} {}", document["coefficients"], document["fit"])
+    };
+    let server = Server::start(&database).await;
+    server.ask("PUT", "/v1/datasets/s", Some(format!("z,y\n{table}"))).await;
+    server.ask("POST", "/v1/models/s/fits", Some(fit)).await;
+    let mut server = server;
+    // Kills between updates, and between a start and the first one after it.
+    for (from, to) in [(40, 41), (41, 70), (70, 71), (71, 300)] {
+        server.ask("POST", "/v1/models/s/updates", Some(rows(from, to))).await;
+        let before = says(&server).await;
+        for _ in 0..2 {
+            server.kill();
+            server = Server::start(&database).await;
+            assert_eq!(says(&server).await, before, "after row {to}");
+        }
+    }
+}
+
 /// Sends a body without a length under a key, piece by piece, and reads acknowledgements until `enough` rows are told of; then kills, or
 /// reads to the end.
 async fn stream(server: Server, pieces: Vec<String>, enough: u64) -> (Option<Server>, Vec<Value>) {
