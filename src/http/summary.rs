@@ -26,7 +26,7 @@ pub(super) fn table(holder: &Holder, version: &Version, state: &State) -> String
     let _ = writeln!(text, "condition number {}   digits {}", shown(fit.condition_number), shown(fit.digits));
     let lines = coefficients(version, state);
     let width = lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0).max(11);
-    for (target, record) in document.target.iter().zip(&fit.targets) {
+    for (target, record) in document.responses().iter().zip(&fit.targets) {
         let _ = writeln!(text, "\ntarget {target}");
         let _ = writeln!(
             text,

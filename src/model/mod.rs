@@ -3,6 +3,7 @@
 
 pub mod answers;
 mod bytes;
+pub mod classifier;
 mod drift;
 pub mod inputs;
 pub mod key;
@@ -18,6 +19,7 @@ pub mod version;
 mod window;
 
 pub use answers::{Figure, Wanted};
+pub use classifier::{Calibration, Calibrator, Classifier, Judging};
 pub use prediction::{Answer, IntervalKind, Question};
 pub use prediction_id::PredictionId;
 pub use score::{Better, Difference, Judged, Paired, Scores, Tally};
@@ -27,5 +29,7 @@ pub use specification::{
 };
 pub use split::{Arm, Plan, Split};
 pub use state::{Memory, State};
-pub use version::{Descent, Document, FitRecord, FoldRecord, Moved, PathRecord, Refit, Selection, TargetRecord, ValidationRecord};
+pub use version::{
+    Descent, Document, FitRecord, FoldRecord, LabelFold, LabelRecord, Moved, PathRecord, Refit, Selection, TargetRecord, ValidationRecord,
+};
 pub use window::Window;

@@ -15,7 +15,7 @@ use super::inputs::Watch;
 use super::learn;
 use super::traffic::Traffic;
 use crate::features::{Design, RawColumn};
-use crate::frame::{Input, InputKind, InputSchema};
+use crate::frame::{Input, InputKind, InputSchema, Unseen};
 use crate::model::{Document, Estimator, Memory, Penalty, State, name};
 use crate::store::models::{AliasRow, ModelRow, VersionRow};
 use crate::store::traffic::TrafficRow;
@@ -111,7 +111,14 @@ impl Version {
         let design = document.design();
         let features: Vec<Input> = design.columns().iter().map(RawColumn::input).collect();
         let mut learning = features.clone();
-        learning.extend(document.target.iter().map(|name| Input { name: name.clone(), kind: InputKind::Number, required: true }));
+        let kind = match &document.classifier {
+            None => InputKind::Number,
+            Some(classifier) if classifier.boolean => InputKind::Boolean,
+            Some(classifier) => {
+                InputKind::Category { levels: classifier.classes.iter().cloned().zip(0..).collect(), unseen: Unseen::Error }
+            }
+        };
+        learning.extend(document.target.iter().map(|name| Input { name: name.clone(), kind: kind.clone(), required: true }));
         if let Some(weights) = &document.weights {
             learning.push(Input { name: weights.clone(), kind: InputKind::Number, required: false });
         }
@@ -300,7 +307,7 @@ pub(super) async fn starting_at(connection: &mut store::Connection, version: &Ve
     let state = State::decode(&bytes).map_err(|_| StoreError::Corrupt("the state of a version"))?;
     let (information, document) = (state.information(), &version.document);
     // Whatever it is the state of, this is not the version.
-    if information.responses() != document.target.len() || information.predictors() != version.design.width() {
+    if information.responses() != document.responses().len() || information.predictors() != version.design.width() {
         return Err(StoreError::Corrupt("the state of a version").into());
     }
     Ok(state)

@@ -23,6 +23,7 @@ use super::update::check_learns;
 use crate::features::RowBuffer;
 use crate::frame::Fault;
 use crate::lsq;
+use crate::model::classifier::largest;
 use crate::model::monitor::Mark;
 use crate::model::{DriftAction, State};
 use crate::planted;
@@ -45,10 +46,10 @@ pub struct Reply {
     pub sequence: u64,
     /// Rows learnt now; rows whose `_id` was known are not learnt again.
     pub accepted: u64,
-    /// n×q a-priori predictions; NaN of rows that were erased.
+    /// n×t a-priori predictions, of a classifier the places of labels among its classes; NaN of rows that were erased.
     #[serde(with = "gaps")]
     pub predictions: Vec<f64>,
-    /// n×q a-priori errors, observation − prediction.
+    /// n×t a-priori errors, observation − prediction; of a classifier 1 where the label was wrong, 0 where it was right.
     #[serde(with = "gaps")]
     pub errors: Vec<f64>,
     /// Rows that were known, by their place among the n, and the sequence with which each was learnt; 0 where that was not written down.
@@ -378,7 +379,8 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         if let Some(judged) = opened.as_ref().filter(|_| !learns).and_then(|opened| opened.judged[row].as_ref()) {
             let observed = &cells[width - 1 - targets..width - 1];
             reply.predictions.extend_from_slice(judged.answered());
-            reply.errors.extend(observed.iter().zip(judged.answered()).map(|(observed, answered)| observed - answered));
+            let error = |(observed, answered): (&f64, &f64)| version.document.error(*observed, *answered);
+            reply.errors.extend(observed.iter().zip(judged.answered()).map(error));
             continue;
         }
         let event = request.events.get(row).and_then(Option::as_ref);
@@ -410,9 +412,17 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         }
         working.log.extend_from_slice(cells);
         reply.accepted += 1;
-        let response = &cells[width - 1 - targets..width - 1];
-        reply.predictions.extend(response.iter().zip(&scratch.innovations).map(|(observed, error)| observed - error));
-        reply.errors.extend_from_slice(&scratch.innovations);
+        let observed = &cells[width - 1 - targets..width - 1];
+        match (scratch.label, observed) {
+            (Some(label), [class]) => {
+                reply.predictions.push(label);
+                reply.errors.push(version.document.error(*class, label));
+            }
+            _ => {
+                reply.predictions.extend(observed.iter().zip(&scratch.innovations).map(|(observed, error)| observed - error));
+                reply.errors.extend_from_slice(&scratch.innovations);
+            }
+        }
         if let Some(event) = event {
             let place = reply.predictions.len() - targets;
             let answer = [&reply.predictions[place..], &reply.errors[place..]].concat();
@@ -427,7 +437,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         }
     }
     if let (Some(labels), Some(opened)) = (&request.labels, &opened) {
-        working.compared.push(labels.keep(connection, opened, &reply).await?);
+        working.compared.push(labels.keep(connection, &version, opened, &reply).await?);
     }
     if let Some(key) = &request.idempotency {
         key.remember(connection, &reply, reply.about(version.id)).await?;
@@ -440,6 +450,11 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
 struct Scratch {
     design_row: RowBuffer,
     innovations: Vec<f64>,
+    /// The responses of a row of a class, and the scores that were predicted for it.
+    indicators: Vec<f64>,
+    scores: Vec<f64>,
+    /// The label that was predicted, of a classifier.
+    label: Option<f64>,
 }
 
 /// Learns one row of cells: the one way in, live and at replay.
@@ -447,9 +462,20 @@ fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scrat
     let features = version.design.columns().len();
     let targets = version.document.target.len();
     let row = version.design.row(&cells[..features], &mut scratch.design_row);
-    scratch.innovations.resize(targets, 0.0);
-    let weight = cells[features + targets];
-    state.learn(row, &cells[features..features + targets], weight, version.memory(), &mut scratch.innovations)
+    let (observed, weight) = (&cells[features..features + targets], cells[features + targets]);
+    let response = version.document.response(observed, &mut scratch.indicators);
+    scratch.innovations.resize(response.len(), 0.0);
+    // What an innovation says of a score is rounded otherwise for the class that was observed, which scores that are equal must not depend on.
+    scratch.label = version.document.classifier.as_ref().map(|_| {
+        scratch.scores.resize(response.len(), 0.0);
+        state.information().predict(row, &mut scratch.scores);
+        largest(scratch.scores.iter().copied()) as f64
+    });
+    let mark = state.learn(row, response, weight, version.memory(), &mut scratch.innovations)?;
+    if let Some(label) = scratch.label {
+        state.count_label(observed == [label]);
+    }
+    Ok(mark)
 }
 
 /// Learns a record of the log again, no further than `until`.

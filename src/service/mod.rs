@@ -325,7 +325,7 @@ impl Service {
             if state.sequence() == 0 {
                 continue;
             }
-            let targets = &version.document.target;
+            let targets = version.document.responses();
             series += targets.len();
             if series > FIGURES {
                 others += 1;
