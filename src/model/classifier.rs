@@ -348,3 +348,115 @@ impl Judging {
         sharpness
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use faer::Mat;
+
+    use super::*;
+
+    /// Some hundred rows of three scores, and the class of each, which is usually that of the largest; told in pieces, the later ones first.
+    fn judging(rows: u64, calibration: Option<Calibration>) -> (Judging, Vec<([f64; 3], usize)>) {
+        let number = |row: u64, place: u64| scattered(row * 7 + place) as f64 / u64::MAX as f64;
+        let row = |row: u64| {
+            let scores = [number(row, 0), number(row, 1), number(row, 2)];
+            let class = if number(row, 3) < 0.7 { largest(scores) } else { (number(row, 4) * 3.0) as usize };
+            (scores, class)
+        };
+        let all: Vec<_> = (0..rows).map(row).collect();
+        let mut judging = Judging::of(3, rows, calibration);
+        for begin in (0..rows as usize).step_by(50).rev() {
+            let own = &all[begin..(begin + 50).min(all.len())];
+            judging.hear(&HeldOut {
+                fold: begin / 50 % 2,
+                rows: &(begin as u64..(begin + own.len()) as u64).collect::<Vec<_>>(),
+                predicted: Mat::from_fn(own.len(), 3, |row, column| own[row].0[column]).as_ref(),
+                response: Mat::from_fn(own.len(), 3, |row, column| f64::from(u8::from(own[row].1 == column))).as_ref(),
+                weights: None,
+            });
+        }
+        (judging, all)
+    }
+
+    fn loss(rows: &[([f64; 3], usize)], calibrator: &Calibrator) -> f64 {
+        let mut out = Vec::new();
+        let mut one = |(scores, class): &([f64; 3], usize)| {
+            out.clear();
+            calibrator.probabilities(scores, &mut out);
+            assert!((out.iter().sum::<f64>() - 1.0).abs() < 1e-14);
+            -out[*class].ln()
+        };
+        rows.iter().map(&mut one).sum::<f64>() / rows.len() as f64
+    }
+
+    #[test]
+    fn no_temperature_makes_the_classes_likelier() {
+        let (judging, rows) = judging(400, Some(Calibration::Temperature));
+        let (record, calibrator) = judging.conclude(true);
+        let Some(Calibrator::Temperature { temperature }) = calibrator else { panic!() };
+        let at = |temperature| loss(&rows, &Calibrator::Temperature { temperature });
+        let least = at(temperature);
+        assert!(least < at(temperature * 1.001) && least < at(temperature * 0.999), "{temperature}");
+        // Of two halves each is judged by the temperature of the other, which cannot be better than its own.
+        let pooled = record.pooled.log_loss.unwrap();
+        assert!(pooled >= least && pooled < least + 0.05, "{pooled} {least}");
+        assert_eq!((record.folds.len(), record.pooled.rows, record.confusion.concat().iter().sum::<u64>()), (2, 400, 400));
+        let right: u64 = (0..3).map(|place| record.confusion[place][place]).sum();
+        assert_eq!(record.pooled.accuracy, Some(right as f64 / 400.0));
+    }
+
+    #[test]
+    fn a_temperature_stays_in_its_range_where_every_label_is_right_or_scores_say_nothing() {
+        for (scores, expected) in [([0.9, 0.1], 1e-3), ([0.5, 0.5], 1e3), ([0.1, 0.9], 1e3)] {
+            let mut judging = Judging::of(2, 10, Some(Calibration::Temperature));
+            judging.hear(&HeldOut {
+                fold: 0,
+                rows: &(0..10).collect::<Vec<_>>(),
+                predicted: Mat::from_fn(10, 2, |_, column| scores[column]).as_ref(),
+                response: Mat::from_fn(10, 2, |_, column| [1.0, 0.0][column]).as_ref(),
+                weights: None,
+            });
+            assert_eq!(judging.conclude(false).1, Some(Calibrator::Temperature { temperature: expected }), "{scores:?}");
+        }
+    }
+
+    #[test]
+    fn curves_are_brought_to_a_sum_of_one() {
+        let (judging, rows) = judging(400, Some(Calibration::Isotonic));
+        let (record, calibrator) = judging.conclude(false);
+        let calibrator = calibrator.unwrap();
+        assert!(loss(&rows, &calibrator) < 3f64.ln());
+        assert!(record.folds.is_empty());
+        let curve = |value| Curve { scores: vec![0.0, 1.0], probabilities: vec![0.0, value] };
+        let calibrator = Calibrator::Isotonic { curves: vec![curve(0.5), curve(1.0)] };
+        let mut out = Vec::new();
+        calibrator.probabilities(&[1.0, 0.5], &mut out);
+        calibrator.probabilities(&[-1.0, -2.0], &mut out);
+        assert_eq!(out, [0.5, 0.5, 0.5, 0.5]);
+        let read: Calibrator = serde_json::from_str(&serde_json::to_string(&calibrator).unwrap()).unwrap();
+        assert_eq!(read, calibrator);
+    }
+
+    #[test]
+    fn of_many_rows_an_even_share_is_kept_whoever_tells_of_them_first() {
+        let (mut judging, _) = judging(1000, Some(Calibration::Temperature));
+        assert_eq!(judging.kept.len(), 1000);
+        judging = Judging { kept: Vec::new(), scores: Vec::new(), share: u64::MAX / 4, ..judging };
+        for row in 0..1000 {
+            let (predicted, response) = (Mat::from_fn(1, 3, |_, _| 0.3), Mat::from_fn(1, 3, |_, column| [0.0, 1.0, 0.0][column]));
+            judging.hear(&HeldOut { fold: 0, rows: &[row], predicted: predicted.as_ref(), response: response.as_ref(), weights: None });
+        }
+        assert!((200..300).contains(&judging.kept.len()), "{}", judging.kept.len());
+    }
+
+    #[test]
+    fn the_label_is_the_first_of_the_largest_scores() {
+        assert_eq!([largest([0.2, 0.5, 0.5]), largest([0.0; 3]), largest([f64::NAN, -1.0])], [1, 0, 1]);
+        let classifier = Classifier { classes: vec!["a".to_owned(), "b".to_owned()], boolean: false, calibrator: None };
+        let mut out = vec![9.0; 5];
+        classifier.indicate(1.0, &mut out);
+        assert_eq!((out, classifier.name(1.0), classifier.place_of("b"), classifier.place_of("c")), (vec![0.0, 1.0], "b", Some(1), None));
+    }
+}

@@ -198,15 +198,16 @@ struct Group {
 impl Group {
     fn tell(&self) {
         let (sequence, number) = (self.state.sequence(), self.version.number);
-        let rmse: Vec<_> = self.state.monitor().latest().iter().map(|figures| figures.rmse).collect();
-        let rmse = if let [single] = rmse.as_slice() { json!(single) } else { json!(rmse) };
-        self.version.events.send(
-            "updates",
-            &json!({
-                "version": number, "first_sequence": self.first_sequence, "sequence": sequence,
-                "rows": sequence + 1 - self.first_sequence, "rmse": rmse,
-            }),
-        );
+        let mut updates = json!({
+            "version": number, "first_sequence": self.first_sequence, "sequence": sequence, "rows": sequence + 1 - self.first_sequence,
+        });
+        if let Some((_, accuracy)) = self.state.monitor().accuracy() {
+            updates["accuracy"] = json!(accuracy);
+        } else {
+            let rmse: Vec<_> = self.state.monitor().latest().iter().map(|figures| figures.rmse).collect();
+            updates["rmse"] = if let [single] = rmse.as_slice() { json!(single) } else { json!(rmse) };
+        }
+        self.version.events.send("updates", &updates);
         let action = self.version.document.online.drift.map(|watch| watch.action.as_str());
         for mark in &self.marks {
             let drift = json!({"version": number, "sequence": mark.sequence, "recent_rows": mark.recent, "action": action});

@@ -23,7 +23,7 @@ use super::{IdempotencyKey, Replayable, Service};
 use crate::frame::rows::Rows;
 use crate::frame::{Fault, Input, InputKind, InputSchema, Unseen};
 use crate::model::prediction::{Question, answer};
-use crate::model::{Document, Plan, Scores, Split, State, Tally};
+use crate::model::{Plan, Scores, Split, State, Tally};
 use crate::store::idempotency::About;
 use crate::store::traffic::TrafficRow;
 use crate::store::{self, Connection, StoreError};
@@ -159,8 +159,7 @@ impl Count {
     }
 
     /// Counts rows that a shadow was shown, beside what was answered.
-    fn shadowed(&self, shadow: &[f64], answered: &[f64], document: &Document) {
-        let targets = document.target.len().max(1);
+    fn shadowed(&self, shadow: &[f64], answered: &[f64], targets: usize, error: impl Fn(f64, f64) -> f64) {
         let mut seen = 0;
         let mut tallies = self.disagreement.lock().unwrap_or_else(PoisonError::into_inner);
         tallies.resize(targets, Tally::default());
@@ -168,7 +167,7 @@ impl Count {
             if shadow.iter().all(|value| value.is_finite()) {
                 seen += 1;
                 for ((tally, shadow), answered) in tallies.iter_mut().zip(shadow).zip(answered) {
-                    tally.count(document.error(*shadow, *answered));
+                    tally.count(error(*shadow, *answered));
                 }
             }
         }
@@ -398,7 +397,8 @@ impl Traffic {
             if member.role == Role::Shadow
                 && let Some((_, predictions)) = found.iter().find(|(identity, _)| *identity == member.identity)
             {
-                member.count.shadowed(predictions, answered, &member.version.document);
+                let error = |shadow, answered| member.version.document.error(shadow, answered);
+                member.count.shadowed(predictions, answered, targets, error);
             }
         }
         let identities: Vec<&str> = found.iter().map(|(identity, _)| *identity).collect();
@@ -540,7 +540,8 @@ impl Shadows {
                     // A shadow in which something fails has not seen the rows; nobody waits for it.
                     let predicted = traffic.predicted(arm, place, &values, rows).ok().flatten();
                     let predicted = predicted.unwrap_or_else(|| vec![f64::NAN; answered.len()]);
-                    shadow.count.shadowed(&predicted, &answered, document);
+                    let error = |shadow, answered| document.error(shadow, answered);
+                    shadow.count.shadowed(&predicted, &answered, document.target.len().max(1), error);
                 }
                 waiting.fetch_sub(values.len() + answered.len(), Ordering::Relaxed);
             }
@@ -900,7 +901,7 @@ mod tests {
         let counters = Counters::default();
         let count = counters.of("challenger", "2");
         count.requests.fetch_add(3, Ordering::Relaxed);
-        count.shadowed(&[1.0, f64::NAN], &[0.5, 1.0], 1);
+        count.shadowed(&[1.0, f64::NAN], &[0.5, 1.0], 1, |shadow, answered| shadow - answered);
         let text = counters.changed().unwrap();
         assert_eq!(counters.changed(), None);
         let again = Counters::read(&text).unwrap();

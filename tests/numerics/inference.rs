@@ -3,8 +3,8 @@
 
 use faer::{Mat, MatRef, mat};
 use lsqd::lsq::{
-    Block, Covariance, Error, Estimate, Fit, Matrices, Plan, Questions, RowDiagnostics, RowSource, Specification, Validation, covariance,
-    diagnose, fit, ridge_path, validate, validate_least_squares,
+    Block, Covariance, Error, Estimate, Fit, HeldOut, Matrices, Plan, Questions, RowDiagnostics, RowSource, Specification, Validation,
+    covariance, diagnose, fit, ridge_path, validate, validate_least_squares,
 };
 
 use super::{Sequence, coefficients, digits, fitted, std_errors};
