@@ -95,6 +95,12 @@ pub const MODEL_ROWS: Family =
 /// Drifts of it.
 pub const MODEL_DRIFTS: Family =
     Family { name: "lsqd_model_drifts", kind: "gauge", help: "Drifts found since the fit of the served version" };
+/// The share of right labels among the latest, by `model`, of classifiers.
+pub const MODEL_ACCURACY: Family = Family {
+    name: "lsqd_model_accuracy",
+    kind: "gauge",
+    help: "Share of right labels given before their row was learnt, over the latest 1000 rows",
+};
 /// √ of the mean squared error of the latest predictions, by `model` and `target`.
 pub const MODEL_RMSE: Family = Family {
     name: "lsqd_model_rmse",

@@ -14,8 +14,10 @@ use super::{Design, Encoding, RawColumn};
 pub struct Roles<'a> {
     /// What the first columns become.
     pub design: &'a Design,
-    /// How many targets, q.
+    /// How many targets.
     pub targets: usize,
+    /// The classes of the target, when there is one and it has classes: each is a response then, 1 in its rows and 0 elsewhere.
+    pub classes: Option<&'a [String]>,
     /// Whether a weights column follows.
     pub weighted: bool,
 }
@@ -112,7 +114,7 @@ pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usi
     let count = kept.len();
     block.rows = count;
     block.columns = roles.design.width();
-    block.responses = roles.targets;
+    block.responses = roles.classes.map_or(roles.targets, <[String]>::len);
     block.design.clear();
     block.design.resize(count * block.columns, 0.0);
     block.design_low.clear();
@@ -147,9 +149,13 @@ pub fn assemble(roles: Roles<'_>, arrays: &[ArrayRef], rows: std::ops::Range<usi
         });
     }
     block.response.clear();
-    block.response.resize(count * roles.targets, 0.0);
-    for (target, array) in arrays[columns.len()..].iter().take(roles.targets).enumerate() {
-        result = result.and(numbers(array, &kept, &mut block.response[target * count..(target + 1) * count]));
+    block.response.resize(count * block.responses, 0.0);
+    if let Some(classes) = roles.classes {
+        result = result.and(indicators(&arrays[columns.len()], classes, false, &kept, &mut block.response));
+    } else {
+        for (target, array) in arrays[columns.len()..].iter().take(roles.targets).enumerate() {
+            result = result.and(numbers(array, &kept, &mut block.response[target * count..(target + 1) * count]));
+        }
     }
     block.weights.clear();
     if roles.weighted {

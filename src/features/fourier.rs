@@ -8,6 +8,13 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Columns of a feature at the most.
+pub const MOST_COLUMNS: usize = 1024;
+/// Frequencies at the most, one a column of each component: they are stored with the version.
+pub const MOST_FREQUENCIES: usize = 1 << 17;
+/// Waves that are worked out side by side.
+const TOGETHER: usize = 8;
+
 /// The waves of a feature, for m columns and D components.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Waves {
@@ -85,12 +92,22 @@ impl Waves {
 
     /// The waves at a row.
     pub(super) fn at(&self, cell: impl Fn(usize) -> f64, out: &mut [f64]) {
-        let columns = self.centre.len();
+        let columns = self.centre.len().clamp(1, MOST_COLUMNS);
         let size = (2.0 / f64::from(self.components)).sqrt();
-        for ((out, frequencies), phase) in out.iter_mut().zip(self.frequencies.chunks_exact(columns.max(1))).zip(&self.phases) {
-            let scaled = |column: usize| (cell(column) - self.centre[column]) / self.scale[column];
-            let angle: f64 = frequencies.iter().enumerate().map(|(column, frequency)| frequency * scaled(column)).sum();
-            *out = size * (angle + phase).cos();
+        let mut scaled = [0.0; MOST_COLUMNS];
+        let scaled = &mut scaled[..columns];
+        scaled.iter_mut().enumerate().for_each(|(column, scaled)| *scaled = (cell(column) - self.centre[column]) / self.scale[column]);
+        // Several waves side by side: each sum waits for its own terms alone, in their order.
+        let waves = out.chunks_mut(TOGETHER).zip(self.frequencies.chunks(TOGETHER * columns)).zip(self.phases.chunks(TOGETHER));
+        for ((out, frequencies), phases) in waves {
+            let mut angles = [0.0; TOGETHER];
+            for (column, scaled) in scaled.iter().enumerate() {
+                let own = frequencies[column..].iter().step_by(columns);
+                angles.iter_mut().zip(own).for_each(|(angle, frequency)| *angle += frequency * scaled);
+            }
+            for ((out, angle), phase) in out.iter_mut().zip(angles).zip(phases) {
+                *out = size * (angle + phase).cos();
+            }
         }
     }
 }

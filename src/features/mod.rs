@@ -17,6 +17,6 @@ pub use block::{Block, BlockError, Cells, Roles, assemble, codes_of_complete_row
 pub use calendar::{Part, Season};
 pub use design::{Design, Feature, Past, PastCell, RawColumn, RowBuffer};
 pub use encoding::{Encoding, Factor, Filling, Unseen};
-pub use fourier::Waves;
+pub use fourier::{MOST_COLUMNS, MOST_FREQUENCIES, Waves};
 pub use lagged::{Lagged, Read};
 pub use learning::{EXACT, Learning, Unfit, scattered};

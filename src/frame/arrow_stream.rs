@@ -583,7 +583,7 @@ pub enum Answered<'a> {
     /// Numbers; NaN is null.
     Numbers(Cow<'a, [f64]>),
     /// Booleans.
-    Booleans(&'a [bool]),
+    Booleans(Cow<'a, [bool]>),
     /// Texts.
     Texts(Vec<String>),
     /// The same whole number in every row.
@@ -651,7 +651,7 @@ impl ArrowWriter {
                     Arc::new(values.iter().map(|value| (!value.is_nan()).then_some(*value)).collect::<Float64Array>())
                 }
                 Answered::Numbers(values) => Arc::new(Float64Array::from(values.into_owned())),
-                Answered::Booleans(values) => Arc::new(BooleanArray::from(values.to_vec())),
+                Answered::Booleans(values) => Arc::new(BooleanArray::from(values.into_owned())),
                 Answered::Texts(values) => Arc::new(StringArray::from(values)),
                 Answered::Whole(value) => Arc::new(Int64Array::from_value(value.cast_signed(), rows)),
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::predict::Dialect;
 use crate::frame::arrow_stream::{Answered, AnsweredKind, ArrowWriter};
 use crate::frame::reply::{push_csv_cell, push_json_string, push_number};
-use crate::model::{Answer, Figure, PredictionId, Wanted};
+use crate::model::{Answer, Classifier, Document, Figure, PredictionId, Wanted};
 use crate::service::{ServiceError, Version};
 
 /// What is written of each row, and how.
@@ -43,7 +43,8 @@ impl Writer {
             Dialect::Csv => Form::Csv(columns.into_iter().map(|(name, _)| name).chain(ids_column).collect()),
             Dialect::Arrow => {
                 let kind = |figure| match figure {
-                    Figure::Extrapolates => AnsweredKind::Boolean,
+                    Figure::Extrapolates | Figure::Label { boolean: true } => AnsweredKind::Boolean,
+                    Figure::Label { boolean: false } => AnsweredKind::Text,
                     Figure::Version | Figure::Sequence => AnsweredKind::Whole,
                     _ => AnsweredKind::Number,
                 };
@@ -75,7 +76,7 @@ impl Writer {
 
     /// The rows of an answer.
     pub(super) fn rows(&self, out: &mut Vec<u8>, answer: &Answer, ids: Option<&[PredictionId]>) -> Result<(), ServiceError> {
-        let count = answer.predictions.len() / self.targets().len().max(1);
+        let count = answer.estimates().len() / self.responses().len().max(1);
         match &self.form {
             Form::Lines => (0..count).for_each(|row| self.line(out, answer, row, ids)),
             Form::Csv(_) => (0..count).for_each(|row| self.record(out, answer, row, ids)),
@@ -95,18 +96,18 @@ impl Writer {
         if let Form::Arrow(_) = self.form { ArrowWriter::end() } else { &[] }
     }
 
-    fn targets(&self) -> &[String] {
-        &self.version.document.target
+    fn responses(&self) -> &[String] {
+        self.version.document.responses()
     }
 
-    /// Parts of the contributions of a row: for each target the baseline and the features.
+    /// Parts of the contributions of a row: for each response the baseline and the features.
     fn parts(&self) -> usize {
-        (self.version.document.features.len() + 1) * self.targets().len()
+        (self.version.document.features.len() + 1) * self.responses().len()
     }
 
     /// One object, with the end of its line.
     fn line(&self, out: &mut Vec<u8>, answer: &Answer, row: usize, ids: Option<&[PredictionId]>) {
-        let targets = self.targets();
+        let responses = self.responses();
         let mut separator = b'{';
         let mut member = |out: &mut Vec<u8>, name: &str| {
             out.push(std::mem::replace(&mut separator, b','));
@@ -115,14 +116,21 @@ impl Writer {
             out.extend_from_slice(b"\":");
         };
         let wanted = self.wanted;
+        let label = self.version.document.classifier.as_ref().filter(|_| wanted.predictions);
+        if let Some(classifier) = label {
+            member(out, "prediction");
+            push_label(out, classifier, answer.predictions[row]);
+        }
         for (wanted, name, values) in [
-            (wanted.predictions, "prediction", &answer.predictions),
+            (wanted.predictions && label.is_none(), "prediction", &answer.predictions),
+            (wanted.scores, "scores", &answer.scores),
+            (wanted.probabilities, "probabilities", &answer.probabilities),
             (wanted.lower, "lower", &answer.lower),
             (wanted.upper, "upper", &answer.upper),
         ] {
             if wanted {
                 member(out, name);
-                push_row(out, targets, &values[row * targets.len()..(row + 1) * targets.len()]);
+                push_row(out, responses, &values[row * responses.len()..(row + 1) * responses.len()]);
             }
         }
         if wanted.leverage {
@@ -154,7 +162,7 @@ impl Writer {
             if place > 0 {
                 out.push(b',');
             }
-            match (answer.numbers(*figure, self.targets().len(), self.parts()), figure) {
+            match (answer.numbers(*figure, self.responses().len(), self.parts()), figure) {
                 (Some((values, first, step)), _) => {
                     let value = values[first + row * step];
                     // What is not defined is an empty cell.
@@ -163,6 +171,7 @@ impl Writer {
                     }
                 }
                 (None, Figure::Extrapolates) => push_bool(out, answer.extrapolates[row]),
+                (None, Figure::Label { .. }) => push_csv_cell(out, self.label(answer.predictions[row])),
                 (None, Figure::Version) => out.extend_from_slice(self.version.number.to_string().as_bytes()),
                 (None, _) => out.extend_from_slice(self.sequence.to_string().as_bytes()),
             }
@@ -176,12 +185,19 @@ impl Writer {
         out.push(b'\n');
     }
 
+    /// The name of the class at a place.
+    fn label(&self, place: f64) -> &str {
+        self.version.document.classifier.as_ref().map_or("", |classifier| classifier.name(place))
+    }
+
     /// A column of a table.
     fn column<'a>(&self, answer: &'a Answer, figure: Figure) -> Answered<'a> {
-        match (answer.numbers(figure, self.targets().len(), self.parts()), figure) {
+        match (answer.numbers(figure, self.responses().len(), self.parts()), figure) {
             (Some((values, 0, 1)), _) => Answered::Numbers(values.into()),
             (Some((values, first, step)), _) => Answered::Numbers(values.iter().skip(first).step_by(step).copied().collect()),
-            (None, Figure::Extrapolates) => Answered::Booleans(&answer.extrapolates),
+            (None, Figure::Extrapolates) => Answered::Booleans(answer.extrapolates.as_slice().into()),
+            (None, Figure::Label { boolean: true }) => Answered::Booleans(answer.predictions.iter().map(|label| *label == 1.0).collect()),
+            (None, Figure::Label { .. }) => Answered::Texts(answer.predictions.iter().map(|label| self.label(*label).to_owned()).collect()),
             (None, Figure::Version) => Answered::Whole(self.version.number),
             (None, _) => Answered::Whole(self.sequence),
         }
@@ -206,7 +222,41 @@ pub(super) fn push_row(out: &mut Vec<u8>, targets: &[String], values: &[f64]) {
     out.push(b'}');
 }
 
-/// The contributions of one row: by feature for one target, by target and feature for several.
+/// The label at a place among the classes: a text, or `true` or `false`; null for the label of a row that was erased.
+pub(super) fn push_label(out: &mut Vec<u8>, classifier: &Classifier, place: f64) {
+    match classifier.name(place) {
+        _ if place.is_nan() => out.extend_from_slice(b"null"),
+        name if classifier.boolean => out.extend_from_slice(name.as_bytes()),
+        name => push_json_string(out, name),
+    }
+}
+
+/// One prediction a row: of a classifier a label, otherwise as [`push_row`] has it.
+pub(super) fn push_predictions(out: &mut Vec<u8>, document: &Document, values: &[f64]) {
+    match &document.classifier {
+        Some(classifier) => push_list(out, values.iter(), |out, place| push_label(out, classifier, *place)),
+        None => push_rows(out, &document.target, values),
+    }
+}
+
+/// `[row, row, …]`.
+pub(super) fn push_rows(out: &mut Vec<u8>, targets: &[String], values: &[f64]) {
+    push_list(out, values.chunks_exact(targets.len().max(1)), |out, row| push_row(out, targets, row));
+}
+
+/// `[item, item, …]`.
+pub(super) fn push_list<T>(out: &mut Vec<u8>, items: impl Iterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {
+    out.push(b'[');
+    for (place, item) in items.enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        push(out, item);
+    }
+    out.push(b']');
+}
+
+/// The contributions of one row: by feature for one response, by response and feature for several.
 pub(super) fn push_contributions(out: &mut Vec<u8>, version: &Version, row: &[f64]) {
     let document = &version.document;
     let each = document.features.len() + 1;
@@ -221,12 +271,12 @@ pub(super) fn push_contributions(out: &mut Vec<u8>, version: &Version, row: &[f6
         }
         out.push(b'}');
     };
-    if let [_] = document.target.as_slice() {
+    if let [_] = document.responses() {
         one(out, row);
         return;
     }
     out.push(b'{');
-    for (place, (target, parts)) in document.target.iter().zip(row.chunks_exact(each)).enumerate() {
+    for (place, (target, parts)) in document.responses().iter().zip(row.chunks_exact(each)).enumerate() {
         if place > 0 {
             out.push(b',');
         }

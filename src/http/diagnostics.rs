@@ -32,7 +32,7 @@ fn test(test: Test) -> Value {
 fn view(found: &Findings) -> Value {
     let document = &found.version.document;
     let targets: Vec<Value> = document
-        .target
+        .responses()
         .iter()
         .zip(&found.diagnostics.responses)
         .map(|(target, figures)| {
@@ -54,7 +54,7 @@ fn view(found: &Findings) -> Value {
     let items: Vec<Value> = (0..rows.leverage.len())
         .map(|place| {
             let targets: Vec<Value> = document
-                .target
+                .responses()
                 .iter()
                 .zip(&rows.responses)
                 .enumerate()

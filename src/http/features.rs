@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::fits::unseen;
 use super::wire::Fields;
-use crate::features::{Encoding, Filling, Part, Season, Waves};
+use crate::features::{Encoding, Filling, MOST_COLUMNS, MOST_FREQUENCIES, Part, Season, Waves};
 use crate::frame::Fault;
 use crate::model::{FeatureSpecification, Form};
 
@@ -12,8 +12,7 @@ use crate::model::{FeatureSpecification, Form};
 const HIGHEST: u64 = 20;
 /// Columns of one product at the most.
 const FACTORS: usize = 4;
-/// Columns of random Fourier features at the most, and waves of them: they are stored with the version.
-const WAVE_COLUMNS: usize = 32;
+/// Components of random Fourier features at the most.
 const WAVES: u64 = 4096;
 /// Edges and knots that are given at the most.
 const LONGEST: usize = 1000;
@@ -71,7 +70,7 @@ pub(super) fn feature(pointer: String, entry: Value, faults: &mut Vec<Fault>, la
 fn columns(fields: &mut Fields, product: bool) -> Vec<String> {
     let given = fields.strings("columns");
     let columns = given.unwrap_or_else(|| fields.lacks("columns"));
-    let (least, most) = if product { (2, FACTORS) } else { (1, WAVE_COLUMNS) };
+    let (least, most) = if product { (2, FACTORS) } else { (1, MOST_COLUMNS) };
     if fields.faults.is_empty() && !(least..=most).contains(&columns.len()) {
         fields.fault("columns", format!("`columns` are {least} to {most} columns"));
     }
@@ -123,7 +122,12 @@ fn encoding(kind: &str, fields: &mut Fields, columns: usize) -> Option<Encoding>
             };
             let seed = fields.whole("seed", 0, u64::MAX).unwrap_or(1);
             let standardise = fields.boolean("standardise").unwrap_or(true);
-            Encoding::RandomFourier(Box::new(Waves::asked(columns.min(WAVE_COLUMNS), components, gamma, seed, standardise)))
+            if columns.saturating_mul(components as usize) > MOST_FREQUENCIES {
+                fields.fault("components", format!("`components` times columns is {MOST_FREQUENCIES} at the most"));
+            }
+            // What is refused draws nothing.
+            let drawn = if fields.faults.is_empty() { components } else { 1 };
+            Encoding::RandomFourier(Box::new(Waves::asked(columns.clamp(1, MOST_COLUMNS), drawn, gamma, seed, standardise)))
         }
         "lag" => {
             let lags: Vec<u32> = rising(fields, "lags", 1).unwrap_or_else(|| fields.lacks("lags")).into_iter().map(whole).collect();

@@ -14,8 +14,8 @@ use crate::features::Unseen;
 use crate::frame::Fault;
 use crate::lsq::Solver;
 use crate::model::{
-    Auto, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, InformationKind, Online, Penalty, Prior, Retention,
-    Specification, Strength, Validation, usual_rounds,
+    Auto, Calibration, Choice, Constraint, Covariance, Detector, DriftAction, DriftWatch, Estimator, InformationKind, Online, Penalty,
+    Prior, Retention, Specification, Strength, Validation, usual_rounds,
 };
 use crate::service::{Holder, JobState, ServiceError};
 
@@ -118,6 +118,15 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
     };
     let prior = fields.object("prior").map(|prior| prior_of(prior, &mut fields.faults));
     let validation = fields.object("validation").and_then(|validation| validation_of(validation, &mut fields.faults));
+    let calibration = match fields.string("calibration").as_deref() {
+        None => None,
+        Some("temperature") => Some(Calibration::Temperature),
+        Some("isotonic") => Some(Calibration::Isotonic),
+        Some(_) => {
+            fields.fault("calibration", "`calibration` is temperature or isotonic");
+            None
+        }
+    };
     let constraints = constraints_of(&mut fields);
     let only_ols = estimator == Estimator::Ols;
     if prior.is_some() && !estimator.takes_prior() {
@@ -179,6 +188,7 @@ fn read(body: &[u8]) -> Result<Specification, ApiError> {
         serve,
         prior,
         validation,
+        calibration,
         covariance,
         constraints,
         watch_inputs,

@@ -63,6 +63,8 @@ fn label(item: &mut Fields) -> Label {
             Some(value) => Observed::One(value),
             None => no_value(item),
         },
+        Some(Value::String(class)) => Observed::Class(class),
+        Some(Value::Bool(value)) => Observed::Boolean(value),
         Some(Value::Object(by_target)) => {
             let mut found = BTreeMap::new();
             for (target, value) in by_target {
@@ -86,6 +88,6 @@ fn label(item: &mut Fields) -> Label {
 
 /// Notes that there is no value; the number stands in until the request is refused.
 fn no_value(item: &mut Fields) -> Observed {
-    item.fault("value", "`value` is a finite number, or for several targets an object of such by target");
+    item.fault("value", "`value` is a finite number, for several targets an object of such by target, or for a classifier the class");
     Observed::One(0.0)
 }

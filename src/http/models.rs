@@ -15,7 +15,9 @@ use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::lsq::inference::{student_t_p, student_t_quantile};
 use crate::model::version::finite;
-use crate::model::{Covariance, Document, FitRecord, FoldRecord, State as ModelState, TargetRecord, ValidationRecord};
+use crate::model::{
+    Classifier, Covariance, Document, FitRecord, FoldRecord, LabelFold, LabelRecord, State as ModelState, TargetRecord, ValidationRecord,
+};
 use crate::service::{Holder, Model, ServiceError, Target, Version};
 
 /// The level of the confidence limits in a version.
@@ -82,7 +84,7 @@ pub(super) async fn versions(State(app): State<App>, Path(name): Path<String>, p
             json!({
                 "model": model.name, "version": version.number, "aliases": model.aliases_of(version.number),
                 "estimator": version.document.estimator, "solver": version.document.solver, "target": version.document.target,
-                "fit": fit_view(&version.document.target, &version.document.fit), "created_at": version.created_at,
+                "classes": classes_view(&version.document), "fit": fit_view(&version.document, &version.document.fit), "created_at": version.created_at,
             })
         })
         .collect();
@@ -151,7 +153,7 @@ pub(super) async fn document(
     };
     let tag = extract::etag(&format!("{}-{}", version.number, state.sequence()));
     let summary = extract::accepts(headers, "text/plain");
-    let large = version.design.width() * version.document.target.len() > LARGE;
+    let large = version.design.width() * version.document.responses().len() > LARGE;
     let holder = holder.clone();
     let write = move || {
         if summary { super::summary::table(&holder, &version, &state) } else { view(&holder, &model, &version, &state).to_string() }
@@ -181,7 +183,7 @@ pub(super) struct Coefficient {
     pub(super) vif: Option<f64>,
 }
 
-/// The coefficients of a version as they stand, targets in order, the intercept first.
+/// The coefficients of a version as they stand, responses in order, the intercept first.
 pub(super) fn coefficients(version: &Version, state: &ModelState) -> Vec<Coefficient> {
     let information = state.information();
     let degrees = information.inference_degrees();
@@ -190,7 +192,7 @@ pub(super) fn coefficients(version: &Version, state: &ModelState) -> Vec<Coeffic
     let (intercept_errors, slope_errors) = information.std_errors();
     let names = version.design.column_names();
     let mut lines = Vec::new();
-    for (place, target) in version.document.target.iter().enumerate() {
+    for (place, target) in version.document.responses().iter().enumerate() {
         let mut line = |name: &str, estimate: f64, error: f64, vif: Option<f64>| {
             // A coefficient held at its value has no error of its own.
             let error = if error == 0.0 && estimate == 0.0 { f64::NAN } else { error };
@@ -237,8 +239,9 @@ fn target_view(record: &TargetRecord) -> [(&'static str, Option<f64>); 8] {
     ]
 }
 
-/// `fit`: for one target its figures stand flat; for several they are listed by target, and the flat ones are null.
-fn fit_view(targets: &[String], record: &FitRecord) -> Value {
+/// `fit`: for one response its figures stand flat; for several they are listed by target, and the flat ones are null.
+fn fit_view(document: &Document, record: &FitRecord) -> Value {
+    let targets = document.responses();
     let mut view = serde_json::Map::new();
     view.insert("observations".to_owned(), record.observations.into());
     view.insert("rank".to_owned(), record.rank.into());
@@ -253,6 +256,9 @@ fn fit_view(targets: &[String], record: &FitRecord) -> Value {
     }
     view.insert("condition_number".to_owned(), json!(record.condition_number));
     view.insert("digits".to_owned(), json!(record.digits));
+    if document.classifier.is_some() {
+        view.insert("accuracy".to_owned(), json!(record.accuracy));
+    }
     if targets.len() > 1 {
         let listed: Vec<Value> = targets
             .iter()
@@ -286,8 +292,45 @@ fn moved_view(document: &Document) -> Value {
     if document.prior.is_some() { json!(document.moved) } else { Value::Null }
 }
 
+/// The classes of a classifier; those of a boolean are `false` and `true`.
+fn classes_view(document: &Document) -> Value {
+    let classifier = document.classifier.as_ref();
+    classifier.map_or(Value::Null, |classifier| classifier.classes.iter().map(|class| class_view(classifier, class)).collect())
+}
+
+fn class_view(classifier: &Classifier, class: &str) -> Value {
+    if classifier.boolean { json!(class == "true") } else { json!(class) }
+}
+
+/// What held-out rows say of a classifier's labels.
+fn labels_view(classifier: &Classifier, validation: &ValidationRecord, labels: &LabelRecord) -> Value {
+    let list = |figure: fn(&LabelFold) -> Option<f64>| labels.folds.iter().map(figure).collect::<Vec<_>>();
+    let mean = |figure: fn(&LabelFold) -> Option<f64>| {
+        if labels.folds.is_empty() {
+            return figure(&labels.pooled);
+        }
+        let known: Vec<f64> = labels.folds.iter().filter_map(figure).collect();
+        (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+    };
+    let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+    let by_class = classifier.classes.iter().enumerate().map(|(place, class)| {
+        let (right, observed) = (labels.confusion[place][place], labels.confusion[place].iter().sum());
+        let predicted = labels.confusion.iter().map(|row| row[place]).sum();
+        json!({"class": class_view(classifier, class), "rows": observed, "precision": share(right, predicted), "recall": share(right, observed)})
+    });
+    json!({
+        "metric": "accuracy", "mean": mean(|fold| fold.accuracy), "folds": list(|fold| fold.accuracy),
+        "rows": labels.folds.iter().map(|fold| fold.rows).collect::<Vec<_>>(),
+        "log_loss": classifier.calibrator.as_ref().map(|_| json!({"mean": mean(|fold| fold.log_loss), "folds": list(|fold| fold.log_loss)})),
+        "pooled": labels.pooled, "confusion": labels.confusion, "classes": by_class.collect::<Vec<_>>(), "plan": validation.plan,
+    })
+}
+
 /// For one target its figures stand flat; for several they are listed by target, and the flat ones are null.
-fn validation_view(targets: &[String], validation: &ValidationRecord) -> Value {
+fn validation_view(document: &Document, validation: &ValidationRecord) -> Value {
+    if let (Some(classifier), Some(labels)) = (&document.classifier, &validation.labels) {
+        return labels_view(classifier, validation, labels);
+    }
     let entry = |place: usize| {
         let folds = validation.folds.get(place).map_or(&[][..], Vec::as_slice);
         let pooled = validation.pooled.get(place);
@@ -309,9 +352,9 @@ fn validation_view(targets: &[String], validation: &ValidationRecord) -> Value {
         }
         view
     };
-    match targets {
+    match document.target.as_slice() {
         [_] => entry(0),
-        _ => {
+        targets => {
             let mut view = json!({"metric": "rmse", "mean": null, "folds": [], "plan": validation.plan});
             view["targets"] = targets
                 .iter()
@@ -347,10 +390,12 @@ fn view(holder: &Holder, model: &Model, version: &Version, state: &ModelState) -
     json!({
         "model": version.model, "version": version.number, "aliases": model.aliases_of(version.number),
         "dataset": dataset(holder, document), "estimator": document.estimator, "solver": document.solver,
-        "target": document.target, "features": document.features, "weights": document.weights, "intercept": document.intercept,
+        "target": document.target, "classes": classes_view(document),
+        "calibration": document.classifier.as_ref().and_then(|classifier| classifier.calibrator.as_ref()), "features": document.features, "weights": document.weights, "intercept": document.intercept,
         "online": document.online, "covariance": covariance_view(&document.covariance), "prior": prior, "moved": moved_view(document),
         "constraints": document.constraints, "selection": document.selection, "descent": document.descent,
-        "coefficients": lines, "fit": fit_view(&document.target, &fit_now(version, state)), "validation": document.validation.as_ref().map(|validation| validation_view(&document.target, validation)),
+        "coefficients": lines, "fit": fit_view(document, &fit_now(version, state)),
+        "validation": document.validation.as_ref().map(|validation| validation_view(document, validation)),
         "warnings": document.warnings, "sequence": state.sequence(), "created_at": version.created_at, "fit_seconds": document.fit_seconds,
         "refit": document.refit, "unlearnt": document.unlearnt,
     })

@@ -69,8 +69,12 @@ fn figures(targets: &[String], figures: &[Figures]) -> Value {
 fn view(version: &Version, state: &ModelState) -> Value {
     let (document, monitor) = (&version.document, state.monitor());
     let online = &document.online;
-    let mut prequential = figures(&document.target, &monitor.figures());
-    prequential["window"] = figures(&document.target, &monitor.latest());
+    let mut prequential = figures(document.responses(), &monitor.figures());
+    prequential["window"] = figures(document.responses(), &monitor.latest());
+    if let Some((all, latest)) = monitor.accuracy() {
+        prequential["accuracy"] = json!(all);
+        prequential["window"]["accuracy"] = json!(latest);
+    }
     let drift = online.drift.map(|watch| {
         let marks = monitor.marks();
         let (error, rows) = monitor.present().unwrap_or((f64::NAN, 0));
@@ -82,13 +86,13 @@ fn view(version: &Version, state: &ModelState) -> Value {
     });
     let names = version.design.column_names();
     let mut columns: Vec<String> = Vec::new();
-    for target in &document.target {
-        let named = |column: &str| if document.target.len() == 1 { column.to_owned() } else { format!("{target}: {column}") };
+    for target in document.responses() {
+        let named = |column: &str| if document.responses().len() == 1 { column.to_owned() } else { format!("{target}: {column}") };
         columns.extend(document.intercept.then(|| named("(intercept)")));
         columns.extend(names.iter().map(|column| named(column)));
     }
     // A point lists intercepts first and then slopes target by target; the columns here stand target by target.
-    let (targets, width, ones) = (document.target.len(), names.len(), usize::from(document.intercept));
+    let (targets, width, ones) = (document.responses().len(), names.len(), usize::from(document.intercept));
     let path: Map<String, Value> = columns
         .iter()
         .enumerate()

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use axum::{BoxError, Extension};
 
-use super::answers::{Writer, push_bool, push_contributions, push_row};
+use super::answers::{Writer, push_bool, push_contributions, push_list, push_predictions, push_rows};
 use super::error::{ApiError, Code};
 use super::extract::Path;
 use super::middleware::RequestId;
@@ -133,7 +133,7 @@ where
         Ok((answerer, rows, question, at, remember))
     };
     let (mut answerer, rows, mut question, at, remember) = if large { off_thread(parse).await? } else { parse()? };
-    wanted.meet(&mut question);
+    wanted.meet(&mut question, &answerer.version.document);
     if dialect != Dialect::Json {
         something(wanted)?;
     }
@@ -150,8 +150,16 @@ where
     let (number, sequence, arm) = (predicted.version.number, predicted.sequence, predicted.arm.clone());
     let write = move || -> Result<Vec<u8>, ApiError> {
         let answer = &predicted.answer;
-        let numbers =
-            answer.predictions.len() + answer.lower.len() + answer.upper.len() + answer.leverage.len() + answer.contributions.len();
+        let numbers = [
+            &answer.predictions,
+            &answer.scores,
+            &answer.probabilities,
+            &answer.lower,
+            &answer.upper,
+            &answer.leverage,
+            &answer.contributions,
+        ];
+        let numbers: usize = numbers.iter().map(|numbers| numbers.len()).sum();
         // A number has hardly ever more than twenty digits, and a word or a name stands beside some.
         let mut out = Vec::with_capacity(256 + predicted.version.model.len() + 28 * numbers);
         if dialect == Dialect::Json {
@@ -295,39 +303,33 @@ pub(super) fn moment_of(fields: &mut Fields) -> Option<u64> {
     at
 }
 
-/// `[row, row, …]`.
-pub(super) fn push_rows(out: &mut Vec<u8>, targets: &[String], values: &[f64]) {
-    push_list(out, values.chunks_exact(targets.len().max(1)), |out, row| push_row(out, targets, row));
-}
-
-fn push_list<T>(out: &mut Vec<u8>, items: impl Iterator<Item = T>, push: impl Fn(&mut Vec<u8>, T)) {
-    out.push(b'[');
-    for (place, item) in items.enumerate() {
-        if place > 0 {
-            out.push(b',');
-        }
-        push(out, item);
-    }
-    out.push(b']');
-}
-
 fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[PredictionId]>, wanted: Wanted) {
-    let targets = &predicted.version.document.target;
-    let answer = &predicted.answer;
+    let document = &predicted.version.document;
+    let (responses, answer) = (document.responses(), &predicted.answer);
     out.extend_from_slice(b"{\"model\":");
     push_json_string(out, &predicted.version.model);
     out.extend_from_slice(b",\"version\":");
     push_whole(out, predicted.version.number);
     out.extend_from_slice(b",\"sequence\":");
     push_whole(out, predicted.sequence);
-    for (name, values, wanted) in [
-        (&b",\"predictions\":"[..], &answer.predictions, wanted.predictions),
+    out.extend_from_slice(b",\"predictions\":");
+    if wanted.predictions {
+        push_predictions(out, document, &answer.predictions);
+    } else {
+        out.extend_from_slice(b"null");
+    }
+    let own = usize::from(document.classifier.is_none()) * 2;
+    let members = [
+        (&b",\"scores\":"[..], &answer.scores, wanted.scores),
+        (b",\"probabilities\":", &answer.probabilities, wanted.probabilities),
         (b",\"lower\":", &answer.lower, wanted.lower),
         (b",\"upper\":", &answer.upper, wanted.upper),
-    ] {
+    ];
+    // The first two are a classifier's.
+    for (name, values, wanted) in &members[own..] {
         out.extend_from_slice(name);
-        if wanted {
-            push_rows(out, targets, values);
+        if *wanted {
+            push_rows(out, responses, values);
         } else {
             out.extend_from_slice(b"null");
         }
@@ -346,7 +348,7 @@ fn write_json(out: &mut Vec<u8>, predicted: &Predicted, ids: Option<&[Prediction
     }
     out.extend_from_slice(b",\"contributions\":");
     if wanted.contributions {
-        let each = (predicted.version.document.features.len() + 1) * targets.len();
+        let each = (document.features.len() + 1) * responses.len();
         push_list(out, answer.contributions.chunks_exact(each), |out, row| push_contributions(out, &predicted.version, row));
     } else {
         out.extend_from_slice(b"null");

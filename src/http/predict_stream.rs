@@ -44,10 +44,10 @@ pub(super) async fn stream(
     body: Body,
 ) -> Result<Response, ApiError> {
     let Asked { mut question, mut wanted, at, key, .. } = asked;
-    wanted.meet(&mut question);
-    something(wanted)?;
     let caller = Caller { key: key.as_deref(), header: &extract::header_of(&headers) };
     let mut answerer = app.service.answerer(&name, caller).await?;
+    wanted.meet(&mut question, &answerer.version.document);
+    something(wanted)?;
     if let Some(sequence) = at {
         answerer = app.service.answerer_at(answerer, sequence).await?;
     }

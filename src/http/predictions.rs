@@ -61,7 +61,8 @@ fn read(reference: String, body: &[u8], if_match: Option<Vec<String>>) -> Result
             Wanted::USUAL
         }),
     };
-    let question = Question { interval: interval_of(&mut fields), explain: fields.boolean("explain").unwrap_or(false), leverage: false };
+    let question =
+        Question { interval: interval_of(&mut fields), explain: fields.boolean("explain").unwrap_or(false), ..Question::default() };
     let at = moment_of(&mut fields);
     let skip_missing = match fields.string("missing").as_deref() {
         None | Some("error") => false,

@@ -11,16 +11,18 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::answers::{push_predictions, push_rows};
 use super::error::{ApiError, Code};
 use super::extract::{self, Path};
 use super::inference::interval;
-use super::predict::{off_thread, push_rows, stamp};
+use super::predict::{off_thread, stamp};
 use super::wire::{escape, not_of_its_form, refuse};
 use super::{App, access, operations};
 use crate::frame::Fault;
 use crate::frame::reply::{push_json_string, push_number};
 use crate::frame::rows::{Rows, RowsOptions, parse_csv};
 use crate::frame::serving::{Form, parse_served};
+use crate::model::Document;
 use crate::model::prediction::Question;
 use crate::service::{Answerer, Caller, Holder, Predicted, ServiceError};
 
@@ -228,19 +230,19 @@ fn question(params: &RawValue, faults: &mut Vec<Fault>) -> Result<Question, ApiE
 /// `{"predictions": […]}`, with `lower` and `upper` where they were asked for; TensorFlow Serving answers `inputs` with `outputs`, which are an
 /// object of columns where a model has several targets.
 fn write(dialect: Dialect, form: Form, predicted: &Predicted) -> Response {
-    let (answer, targets) = (&predicted.answer, &predicted.version.document.target);
+    let (answer, document) = (&predicted.answer, &predicted.version.document);
     let mut out = Vec::with_capacity(64 + answer.predictions.len() * 24);
     if dialect == Dialect::TensorFlow && form == Form::Inputs {
         out.extend_from_slice(b"{\"outputs\":");
-        push_columns(&mut out, targets, &answer.predictions);
+        push_columns(&mut out, document, &answer.predictions);
     } else {
         out.extend_from_slice(b"{\"predictions\":");
-        push_rows(&mut out, targets, &answer.predictions);
+        push_predictions(&mut out, document, &answer.predictions);
     }
     for (name, values) in [("lower", &answer.lower), ("upper", &answer.upper)] {
         if !values.is_empty() {
             out.extend_from_slice(format!(",\"{name}\":").as_bytes());
-            push_rows(&mut out, targets, values);
+            push_rows(&mut out, document.responses(), values);
         }
     }
     out.push(b'}');
@@ -253,9 +255,10 @@ fn write(dialect: Dialect, form: Form, predicted: &Predicted) -> Response {
 }
 
 /// A list for one target, an object of lists by target for several.
-fn push_columns(out: &mut Vec<u8>, targets: &[String], values: &[f64]) {
+fn push_columns(out: &mut Vec<u8>, document: &Document, values: &[f64]) {
+    let targets = document.target.as_slice();
     if let [_] = targets {
-        return push_rows(out, targets, values);
+        return push_predictions(out, document, values);
     }
     for (place, target) in targets.iter().enumerate() {
         out.push(if place == 0 { b'{' } else { b',' });

@@ -24,10 +24,17 @@ pub(super) fn table(holder: &Holder, version: &Version, state: &State) -> String
         document.solver
     );
     let _ = writeln!(text, "condition number {}   digits {}", shown(fit.condition_number), shown(fit.digits));
+    if let Some(accuracy) = fit.accuracy {
+        let _ = writeln!(text, "accuracy on the training rows {}", significant(accuracy));
+    }
+    if let Some(labels) = document.validation.as_ref().and_then(|validation| validation.labels.as_ref()) {
+        let (accuracy, loss) = (shown(labels.pooled.accuracy), shown(labels.pooled.log_loss));
+        let _ = writeln!(text, "on held-out rows: accuracy {accuracy}   log-loss {loss}");
+    }
     let lines = coefficients(version, state);
     let width = lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0).max(11);
-    for (target, record) in document.target.iter().zip(&fit.targets) {
-        let _ = writeln!(text, "\ntarget {target}");
+    for (target, record) in document.responses().iter().zip(&fit.targets) {
+        let _ = writeln!(text, "\n{} {target}", if document.classifier.is_some() { "class" } else { "target" });
         let _ = writeln!(
             text,
             "R² {}   adjusted R² {}   s {}   F {} (p {})",

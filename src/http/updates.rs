@@ -7,11 +7,12 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{BoxError, Extension};
 use futures_util::StreamExt as _;
 
+use super::answers::{push_predictions, push_rows};
 use super::error::{ApiError, Code};
 use super::extract::Path;
 use super::middleware::RequestId;
 use super::packed::streamed;
-use super::predict::{Dialect, off_thread, push_rows};
+use super::predict::{Dialect, off_thread};
 use super::wire::{Fields, refuse};
 use super::{App, extract};
 use crate::frame::arrow_stream::parse_arrow;
@@ -196,14 +197,17 @@ fn write_learnt(out: &mut Vec<u8>, version: &Version, reply: &UpdateReply, wante
         out.extend_from_slice(name);
         push_whole(out, count);
     }
-    let parts = [(&b",\"predictions\":"[..], &reply.predictions, wanted.predictions), (b",\"errors\":", &reply.errors, wanted.errors)];
-    for (name, values, wanted) in parts {
-        out.extend_from_slice(name);
-        if wanted {
-            push_rows(out, &version.document.target, values);
-        } else {
-            out.extend_from_slice(b"null");
-        }
+    out.extend_from_slice(b",\"predictions\":");
+    if wanted.predictions {
+        push_predictions(out, &version.document, &reply.predictions);
+    } else {
+        out.extend_from_slice(b"null");
+    }
+    out.extend_from_slice(b",\"errors\":");
+    if wanted.errors {
+        push_rows(out, &version.document.target, &reply.errors);
+    } else {
+        out.extend_from_slice(b"null");
     }
 }
 

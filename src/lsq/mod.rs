@@ -37,6 +37,7 @@
 //! | `diagnostics` | leverage, residuals, influence, tests of what was supposed |
 //! | `validation` | held-out rows |
 //! | `autoregression` | the errors of forecasts of several steps |
+//! | `isotonic` | the rising function nearest to points |
 //! | `inference` | Student's and Fisher's distributions |
 //! | `double_double` | twice the working precision |
 
@@ -51,6 +52,7 @@ mod error;
 mod gradient;
 mod gram;
 pub mod inference;
+mod isotonic;
 mod nonnegative;
 mod ordinary;
 mod problem;
@@ -74,6 +76,7 @@ pub use diagnostics::{
 pub use elastic_net::{ElasticNet, ElasticNetFit, ElasticPenalty, PathPoint, elastic_net};
 pub use error::Error;
 pub use gradient::{Epoch, Gradient, GradientFit, LearningRate, Momentum, gradient};
+pub use isotonic::{Isotonic, interpolated, isotonic};
 pub use nonnegative::{BoundedFit, Bounds, bounded};
 pub use ordinary::{Fit, Given, Statistics, around, fit};
 pub use problem::{Block, Matrices, OneBlock, Row, RowSource, Solver, Specification};
@@ -82,5 +85,6 @@ pub use reduction::{ComponentRegression, Components, Keep, Reduction, Sketch, co
 pub use ridge_path::{PathPoint as RidgePathPoint, RidgePath, ridge_path};
 pub use robust::{Loss, Robust, RobustFit, robust};
 pub use validation::{
-    Estimate, FoldScore, Plan, Remade, Spread, Training, Validation, fold_of, validate, validate_least_squares, validate_remade,
+    Estimate, FoldScore, HeldOut, Listener, Plan, Remade, Spread, Training, Validation, fold_of, predict, validate, validate_least_squares,
+    validate_remade,
 };

@@ -582,6 +582,9 @@ fn solve(source: &mut dyn RowSource, scan: &Scan, specification: &Specification<
     }
 }
 
+/// Columns from which a product of square matrices is worth sharing out.
+const WORTH_SHARING: usize = 256;
+
 /// Adds what the penalty contributes to G and to the gradient.
 fn penalise(outcome: &mut Outcome, task: &Task<'_>, inverse: &Mat<f64>, specification: &Specification<'_>) {
     let penalty = specification.penalty;
@@ -589,17 +592,20 @@ fn penalise(outcome: &mut Outcome, task: &Task<'_>, inverse: &Mat<f64>, specific
         return;
     }
     let coordinates = task.coordinates;
+    if task.whiten.is_some() {
+        // Tᵀ·diag(λs²)·T.
+        let own: Vec<f64> = task
+            .order
+            .iter()
+            .map(|system| coordinates.column(*system).predictor().map_or(0.0, |predictor| penalty * coordinates.scale[predictor].powi(2)))
+            .collect();
+        let penalised = Mat::from_fn(inverse.nrows(), inverse.ncols(), |row, column| own[row] * inverse[(row, column)]);
+        let parallel = if penalised.nrows() >= WORTH_SHARING { faer::get_global_parallelism() } else { faer::Par::Seq };
+        faer::linalg::matmul::matmul(outcome.gram.as_mut(), faer::Accum::Add, inverse.transpose(), &penalised, 1.0, parallel);
+    }
     for (place, &system) in task.order.iter().enumerate() {
         let SystemColumn::Predictor(predictor) = coordinates.column(system) else { continue };
         let own = penalty * coordinates.scale[predictor].powi(2);
-        if task.whiten.is_some() {
-            let size = inverse.ncols();
-            for column in 0..size {
-                for row in 0..size {
-                    outcome.gram[(row, column)] += own * inverse[(place, row)] * inverse[(place, column)];
-                }
-            }
-        }
         for response in 0..coordinates.responses() {
             // In the system's coordinates the prior is w₀/s; the division is exact.
             let prior = specification.prior.map_or(0.0, |prior| prior[(predictor, response)] / coordinates.scale[predictor]);

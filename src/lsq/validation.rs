@@ -92,6 +92,45 @@ pub struct Validation {
     pub r2: Spread,
 }
 
+/// Rows as they were predicted, by a fit that had not seen them when they were held out.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldOut<'a> {
+    /// The fold that was asked; 0 where there are none.
+    pub fold: usize,
+    /// Their places among the rows of the source (r).
+    pub rows: &'a [u64],
+    /// r×q.
+    pub predicted: MatRef<'a, f64>,
+    /// r×q.
+    pub response: MatRef<'a, f64>,
+    /// r; each is 1 when absent.
+    pub weights: Option<&'a [f64]>,
+}
+
+/// Who is told of each row that was held out, once, in no particular order.
+pub type Listener<'a> = Option<&'a mut dyn FnMut(&HeldOut<'_>)>;
+
+/// Rows of one fold that are to be told of.
+struct Told {
+    fold: usize,
+    rows: Vec<u64>,
+    predicted: Mat<f64>,
+    response: Mat<f64>,
+    weights: Option<Vec<f64>>,
+}
+
+impl Told {
+    fn tell(&self, listener: &mut dyn FnMut(&HeldOut<'_>)) {
+        listener(&HeldOut {
+            fold: self.fold,
+            rows: &self.rows,
+            predicted: self.predicted.as_ref(),
+            response: self.response.as_ref(),
+            weights: self.weights.as_deref(),
+        });
+    }
+}
+
 /// Rows are in groups: a fold learns from some and is asked about one.
 struct Layout<'a> {
     plan: Plan<'a>,
@@ -290,7 +329,7 @@ pub type Estimate = (Mat<f64>, Vec<f64>);
 
 /// Asks an estimator about rows it has not seen: `estimate` is called once a fold with its training rows. One result a response.
 ///
-/// Each fold costs what the estimator's passes cost; one pass over all rows scores them.
+/// Each fold costs what the estimator's passes cost; one pass over all rows scores them. `listener` hears of each row.
 ///
 /// # Errors
 /// The source's, the estimator's, and a plan without folds.
@@ -298,6 +337,7 @@ pub fn validate(
     source: &mut dyn RowSource,
     plan: Plan<'_>,
     estimate: &mut dyn FnMut(&mut dyn RowSource) -> Result<Estimate, Error>,
+    listener: Listener<'_>,
 ) -> Result<Vec<Validation>, Error> {
     let rows = if matches!(plan, Plan::LeaveOneOut) { count(source)? } else { 0 };
     let layout = Layout::new(plan, rows)?;
@@ -305,7 +345,7 @@ pub fn validate(
     for fold in 0..layout.folds() {
         found.push(estimate(&mut Kept { source: &mut *source, layout: &layout, fold })?);
     }
-    score(source, &layout, &found)
+    score(source, &layout, &found, listener)
 }
 
 /// [`validate`] where the columns, too, are made of the training rows: before each fold they are made anew, and the rows that are held out are
@@ -317,6 +357,7 @@ pub fn validate_remade(
     source: &mut dyn Remade,
     plan: Plan<'_>,
     estimate: &mut dyn FnMut(&mut dyn RowSource) -> Result<Estimate, Error>,
+    mut listener: Listener<'_>,
 ) -> Result<Vec<Validation>, Error> {
     let rows = if matches!(plan, Plan::LeaveOneOut) { count(source)? } else { 0 };
     let layout = Layout::new(plan, rows)?;
@@ -325,9 +366,28 @@ pub fn validate_remade(
     for fold in 0..layout.folds() {
         source.remake(&Training { layout: &layout, fold })?;
         let found = estimate(&mut Kept { source: &mut *source, layout: &layout, fold })?;
-        all.extend(errors(source, &layout, fold..fold + 1, &[found])?);
+        all.extend(errors(source, &layout, fold..fold + 1, &[found], &mut listener)?);
     }
     Ok(concluded(&all, &layout, responses))
+}
+
+/// Tells of each row of a source what an estimate predicts for it. One pass.
+///
+/// # Errors
+/// The source's.
+pub fn predict(source: &mut dyn RowSource, estimate: &Estimate, listener: &mut dyn FnMut(&HeldOut<'_>)) -> Result<(), Error> {
+    let (slopes, intercepts) = estimate;
+    let mut first = 0;
+    let mut rows = Vec::new();
+    source.pass(&mut |block| {
+        rows.clear();
+        rows.extend(first..first + block.rows() as u64);
+        first += block.rows() as u64;
+        let mut predicted = Mat::from_fn(block.rows(), slopes.ncols(), |_, response| intercepts.get(response).copied().unwrap_or(0.0));
+        faer::linalg::matmul::matmul(predicted.as_mut(), faer::Accum::Add, block.design, slopes.as_ref(), 1.0, Par::Seq);
+        listener(&HeldOut { fold: 0, rows: &rows, predicted: predicted.as_ref(), response: block.response, weights: block.weights });
+        Ok(())
+    })
 }
 
 fn count(source: &mut dyn RowSource) -> Result<u64, Error> {
@@ -386,8 +446,13 @@ impl Errors {
 }
 
 /// Scores all folds in one pass.
-fn score(source: &mut dyn RowSource, layout: &Layout<'_>, found: &[Estimate]) -> Result<Vec<Validation>, Error> {
-    Ok(concluded(&errors(source, layout, 0..found.len(), found)?, layout, source.responses()))
+fn score(
+    source: &mut dyn RowSource,
+    layout: &Layout<'_>,
+    found: &[Estimate],
+    mut listener: Listener<'_>,
+) -> Result<Vec<Validation>, Error> {
+    Ok(concluded(&errors(source, layout, 0..found.len(), found, &mut listener)?, layout, source.responses()))
 }
 
 /// The errors of some folds, found in one pass: by fold and response.
@@ -396,15 +461,18 @@ fn errors(
     layout: &Layout<'_>,
     asked: std::ops::Range<usize>,
     found: &[Estimate],
+    listener: &mut Listener<'_>,
 ) -> Result<Vec<Errors>, Error> {
     let responses = source.responses();
     let folds = found.len();
     struct Part {
         compact: Compact,
         errors: Vec<Errors>,
+        told: Vec<Told>,
     }
-    let mut parts: Vec<Part> =
-        (0..part_count()).map(|_| Part { compact: Compact::default(), errors: vec![Errors::default(); folds * responses] }).collect();
+    let part = |_| Part { compact: Compact::default(), errors: vec![Errors::default(); folds * responses], told: Vec::new() };
+    let mut parts: Vec<Part> = (0..part_count()).map(part).collect();
+    let listening = listener.is_some();
     let mut groups = Vec::new();
     let mut first = 0;
     let mut shift: Option<Vec<f64>> = None;
@@ -414,6 +482,7 @@ fn errors(
         }
         let shift = &*shift.get_or_insert_with(|| (0..responses).map(|response| block.response[(0, response)]).collect());
         layout.groups_of(first, block.rows(), &mut groups);
+        let begin = first;
         first += block.rows() as u64;
         let groups = &groups;
         in_parts(block, block.design.ncols() + responses, &mut parts, |part, range| {
@@ -429,13 +498,26 @@ fn errors(
                     let errors = &mut part.errors[fold * responses + response];
                     let intercept = intercepts.get(response).copied().unwrap_or(0.0);
                     let values = column(held_out.response, response);
-                    for (row, (value, predicted)) in values.iter().zip(predicted.col_as_slice(response)).enumerate() {
+                    for (row, (value, predicted)) in values.iter().zip(predicted.col_as_slice_mut(response)).enumerate() {
                         let weight = held_out.weights.map_or(1.0, |weights| weights[row]);
-                        errors.learn(value - (predicted + intercept), value - shift, weight);
+                        *predicted += intercept;
+                        errors.learn(value - *predicted, value - shift, weight);
                     }
+                }
+                if listening {
+                    part.told.push(Told {
+                        fold: asked.start + fold,
+                        rows: rows.iter().map(|row| begin + *row as u64).collect(),
+                        predicted,
+                        response: held_out.response.to_owned(),
+                        weights: held_out.weights.map(<[f64]>::to_vec),
+                    });
                 }
             }
         });
+        if let Some(listener) = listener {
+            parts.iter_mut().flat_map(|part| part.told.drain(..)).for_each(|told| told.tell(listener));
+        }
         Ok(())
     })?;
     let mut errors = vec![Errors::default(); folds * responses];
@@ -490,9 +572,10 @@ pub fn validate_least_squares(
     source: &mut dyn RowSource,
     plan: Plan<'_>,
     specification: &Specification<'_>,
+    listener: Listener<'_>,
 ) -> Result<Vec<Validation>, Error> {
     if matches!(plan, Plan::LeaveOneOut) {
-        return leave_one_out(source, specification);
+        return leave_one_out(source, specification, listener);
     }
     let layout = Layout::new(plan, 0)?;
     let mut found = Vec::with_capacity(layout.folds());
@@ -504,7 +587,7 @@ pub fn validate_least_squares(
             None => estimate(&fit(&mut Kept { source: &mut *source, layout: &layout, fold }, specification)?),
         });
     }
-    score(source, &layout, &found)
+    score(source, &layout, &found, listener)
 }
 
 fn estimate(fit: &Fit) -> Estimate {
@@ -655,7 +738,11 @@ fn gather(buffer: &mut Vec<f64>, block: &Block<'_>, rows: &[usize], shift: &[f64
 }
 
 /// Every row by all others, from one fit.
-fn leave_one_out(source: &mut dyn RowSource, specification: &Specification<'_>) -> Result<Vec<Validation>, Error> {
+fn leave_one_out(
+    source: &mut dyn RowSource,
+    specification: &Specification<'_>,
+    mut listener: Listener<'_>,
+) -> Result<Vec<Validation>, Error> {
     let whole = fit(source, specification)?;
     let whitening = Whitening::of(source, &whole)?;
     let responses = whitening.responses();
@@ -664,10 +751,11 @@ fn leave_one_out(source: &mut dyn RowSource, specification: &Specification<'_>) 
         errors: Vec<Errors>,
         /// Rows of leverage 1.
         decisive: Vec<u64>,
+        told: Vec<Told>,
     }
-    let mut parts: Vec<Part> = (0..part_count())
-        .map(|_| Part { chunk: Chunk::default(), errors: vec![Errors::default(); responses], decisive: Vec::new() })
-        .collect();
+    let part = |_| Part { chunk: Chunk::default(), errors: vec![Errors::default(); responses], decisive: Vec::new(), told: Vec::new() };
+    let mut parts: Vec<Part> = (0..part_count()).map(part).collect();
+    let listening = listener.is_some();
     let mut first = 0_u64;
     let mut shift: Option<Vec<f64>> = None;
     source.pass(&mut |block| {
@@ -676,7 +764,7 @@ fn leave_one_out(source: &mut dyn RowSource, specification: &Specification<'_>) 
         }
         let shift = &*shift.get_or_insert_with(|| (0..responses).map(|response| block.response[(0, response)]).collect());
         in_parts(block, whitening.width(), &mut parts, |part, range| {
-            let Part { chunk, errors, decisive } = part;
+            let Part { chunk, errors, decisive, told } = part;
             whitening.visit(block, range, whitening.rows_at_once(), chunk, |chunk, range| {
                 for (index, row) in range.enumerate() {
                     let weight = block.weights.map_or(1.0, |weights| weights[row]);
@@ -689,9 +777,22 @@ fn leave_one_out(source: &mut dyn RowSource, specification: &Specification<'_>) 
                         let value = block.response[(row, response)] - shift[response];
                         errors.learn(chunk.residual(response)[index] / rest, value, weight);
                     }
+                    if listening {
+                        let response = Mat::from_fn(1, responses, |_, response| block.response[(row, response)]);
+                        told.push(Told {
+                            fold: 0,
+                            rows: vec![first + row as u64],
+                            predicted: Mat::from_fn(1, responses, |_, column| response[(0, column)] - chunk.residual(column)[index] / rest),
+                            response,
+                            weights: Some(vec![weight]),
+                        });
+                    }
                 }
             });
         });
+        if let Some(listener) = &mut listener {
+            parts.iter_mut().flat_map(|part| part.told.drain(..)).for_each(|told| told.tell(listener));
+        }
         first += block.rows() as u64;
         Ok(())
     })?;
@@ -718,6 +819,15 @@ fn leave_one_out(source: &mut dyn RowSource, specification: &Specification<'_>) 
                 for (response, errors) in errors.iter_mut().enumerate() {
                     let value = block.response[(place, response)];
                     errors.learn(value - predicted[response], value - shift[response], weight);
+                }
+                if let Some(listener) = &mut listener {
+                    listener(&HeldOut {
+                        fold: 0,
+                        rows: &[row],
+                        predicted: MatRef::from_row_major_slice(&predicted, 1, responses),
+                        response: block.response.subrows(place, 1),
+                        weights: Some(&[weight]),
+                    });
                 }
             }
             begin += block.rows() as u64;

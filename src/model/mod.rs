@@ -3,6 +3,7 @@
 
 pub mod answers;
 mod bytes;
+pub mod classifier;
 mod drift;
 pub mod history;
 pub mod inputs;
@@ -19,6 +20,7 @@ pub mod version;
 mod window;
 
 pub use answers::{Figure, Wanted};
+pub use classifier::{Calibration, Calibrator, Classifier, Judging};
 pub use history::History;
 pub use prediction::{Answer, IntervalKind, Question};
 pub use prediction_id::PredictionId;
@@ -30,7 +32,7 @@ pub use specification::{
 pub use split::{Arm, Plan, Split};
 pub use state::{Memory, State};
 pub use version::{
-    Descent, Document, FitRecord, FoldRecord, LastValueRecord, Moved, PathRecord, Refit, Selection, StepRecord, TargetRecord,
-    ValidationRecord,
+    Descent, Document, FitRecord, FoldRecord, LabelFold, LabelRecord, LastValueRecord, Moved, PathRecord, Refit, Selection, StepRecord,
+    TargetRecord, ValidationRecord,
 };
 pub use window::Window;

@@ -138,8 +138,9 @@ pub struct Point {
 pub struct Monitor {
     /// Residual standard deviation of the fit, one a target: the unit of what the detector sees.
     unit: Vec<f64>,
+    /// One a response, and of a classifier one for the labels, whose errors are 0 and 1.
     all: Vec<Sums>,
-    /// Blocks of rows, oldest first, of all targets; the last one is being filled.
+    /// Blocks of rows, oldest first, of the same; the last one is being filled.
     blocks: VecDeque<Vec<Sums>>,
     watch: Option<Watch>,
     marks: VecDeque<Mark>,
@@ -151,13 +152,13 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// For targets whose fit left these residual standard deviations.
-    pub(super) fn new(unit: Vec<f64>) -> Self {
-        let targets = unit.len();
+    /// For responses whose fit left these residual standard deviations; with `labels`, those of a classifier.
+    pub(super) fn new(unit: Vec<f64>, labels: bool) -> Self {
+        let counted = unit.len() + usize::from(labels);
         Self {
             unit,
-            all: vec![Sums::default(); targets],
-            blocks: VecDeque::from([vec![Sums::default(); targets]]),
+            all: vec![Sums::default(); counted],
+            blocks: VecDeque::from([vec![Sums::default(); counted]]),
             watch: None,
             marks: VecDeque::new(),
             found: 0,
@@ -165,6 +166,24 @@ impl Monitor {
             stride: 1,
             quantile: (f64::NAN, f64::NAN),
         }
+    }
+
+    /// The same, of a classifier; before anything is counted.
+    pub(super) fn with_labels(self) -> Self {
+        Self::new(self.unit, true)
+    }
+
+    /// Whether it counts labels.
+    pub(super) fn counts_labels(&self) -> bool {
+        self.all.len() > self.unit.len()
+    }
+
+    /// Counts whether a label was right, of the row that was counted last.
+    pub(super) fn count_label(&mut self, right: bool) {
+        let error = f64::from(u8::from(!right));
+        let labels = self.unit.len();
+        let block = self.blocks.back_mut().and_then(|block| block.get_mut(labels));
+        self.all.get_mut(labels).into_iter().chain(block).for_each(|sums| sums.count(0.0, error, f64::NAN));
     }
 
     /// Half the width, in standard errors of a prediction, of its interval.
@@ -203,7 +222,7 @@ impl Monitor {
             size += error.abs() / self.unit[target];
         }
         let watched = watched?;
-        let size = size / self.all.len() as f64;
+        let size = size / self.unit.len() as f64;
         let watch = self.watch.get_or_insert_with(|| Watch::new(watched));
         let recent = watch.observe(if size.is_finite() { size.min(1e100) } else { 1e100 })?;
         let mark = Mark { sequence, recent: recent.max(1) };
@@ -241,18 +260,27 @@ impl Monitor {
         self.watch = Some(Watch::new(watched));
     }
 
-    /// Figures over all rows, one a target.
+    /// Figures over all rows, one a response.
     #[must_use]
     pub fn figures(&self) -> Vec<Figures> {
-        self.all.iter().map(Sums::figures).collect()
+        self.all[..self.unit.len()].iter().map(Sums::figures).collect()
+    }
+
+    /// The share of labels that were right, over all rows and over the latest ones; nothing where there are none.
+    #[must_use]
+    pub fn accuracy(&self) -> Option<(Option<f64>, Option<f64>)> {
+        let right = |sums: Sums| sums.figures().mae.map(|wrong| 1.0 - wrong);
+        self.counts_labels().then(|| (right(self.all[self.unit.len()]), right(self.lately(self.unit.len()))))
     }
 
     /// The same over the latest 1,000 to 1,100 rows.
     #[must_use]
     pub fn latest(&self) -> Vec<Figures> {
-        (0..self.all.len())
-            .map(|target| self.blocks.iter().fold(Sums::default(), |sums, block| sums.and(&block[target])).figures())
-            .collect()
+        (0..self.unit.len()).map(|response| self.lately(response).figures()).collect()
+    }
+
+    fn lately(&self, place: usize) -> Sums {
+        self.blocks.iter().fold(Sums::default(), |sums, block| sums.and(&block[place]))
     }
 
     /// Drifts that were found, the latest hundred, oldest first.
@@ -302,9 +330,10 @@ impl Monitor {
         out.float(self.quantile.0).float(self.quantile.1);
     }
 
-    pub(super) fn decode(input: &mut Reader<'_>) -> Result<Self, StateError> {
+    pub(super) fn decode(input: &mut Reader<'_>, labels: bool) -> Result<Self, StateError> {
         let unit = input.floats()?;
-        let sums = |input: &mut Reader<'_>| (0..unit.len()).map(|_| Sums::decode(input)).collect::<Result<Vec<_>, _>>();
+        let counted = unit.len() + usize::from(labels);
+        let sums = |input: &mut Reader<'_>| (0..counted).map(|_| Sums::decode(input)).collect::<Result<Vec<_>, _>>();
         let all = sums(input)?;
         let blocks = input.length(BLOCKS + 1)?;
         let blocks = (0..blocks).map(|_| sums(input)).collect::<Result<VecDeque<_>, _>>()?;

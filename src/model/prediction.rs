@@ -3,8 +3,11 @@
 //! With x̃ the row in centred coordinates, h = x̃ᵀ(X̃ᵀWX̃)⁻¹x̃ its leverage, s² the residual variance and t the Student quantile of the
 //! degrees of freedom: confidence interval ŷ ± t·s·√h (of the mean response), prediction interval ŷ ± t·s·√(1 + h) (of one new
 //! observation of weight 1). Draper & Smith, *Applied Regression Analysis*, 3rd ed., §3.1.
+//!
+//! Of a classifier all this is about the scores of its classes; its predictions are labels.
 
 use super::State;
+use super::classifier::{Classifier, largest};
 use crate::features::{Design, RowBuffer};
 use crate::lsq::inference::student_t_quantile;
 use crate::lsq::{Gathered, Information};
@@ -27,13 +30,19 @@ pub struct Question {
     pub leverage: bool,
     /// Contributions of the features.
     pub explain: bool,
+    /// Probabilities of the classes, of a classifier that is calibrated.
+    pub probabilities: bool,
 }
 
-/// Answers to n rows for q targets of a model of m features, row by row.
+/// Answers to n rows for q responses of a model of m features, row by row; t targets are q responses, but for a classifier.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
-    /// n×q.
+    /// n×t; of a classifier the place of each row's label among its classes.
     pub predictions: Vec<f64>,
+    /// n×q, of a classifier. Empty otherwise.
+    pub scores: Vec<f64>,
+    /// n×q, of a classifier that is calibrated. Empty when not asked for.
+    pub probabilities: Vec<f64>,
     /// n×q lower limits; NaN where the degrees of freedom are spent. Empty when not asked for.
     pub lower: Vec<f64>,
     /// n×q upper limits.
@@ -44,6 +53,14 @@ pub struct Answer {
     pub extrapolates: Vec<bool>,
     /// n×q×(1 + m): the baseline, then one value a feature; they add up to the prediction. Empty when not asked for.
     pub contributions: Vec<f64>,
+}
+
+impl Answer {
+    /// n×q: what was computed, whatever the predictions are.
+    #[must_use]
+    pub fn estimates(&self) -> &[f64] {
+        if self.scores.is_empty() { &self.predictions } else { &self.scores }
+    }
 }
 
 /// Rows whose leverages are computed together: a model of a few hundred columns stays in the nearest caches with them.
@@ -60,7 +77,7 @@ pub fn ceiling(information: &Information) -> f64 {
 
 /// Answers n rows of cells (one a column of the design; none for a model of the intercept alone).
 #[must_use]
-pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], question: Question) -> Answer {
+pub fn answer(state: &State, design: &Design, classifier: Option<&Classifier>, rows: usize, cells: &[f64], question: Question) -> Answer {
     let information = state.information();
     let (inputs, responses) = (design.columns().len(), information.responses());
     let mut answer = Answer { predictions: vec![0.0; rows * responses], ..Answer::default() };
@@ -119,5 +136,19 @@ pub fn answer(state: &State, design: &Design, rows: usize, cells: &[f64], questi
             }
         }
     }
+    if let Some(classifier) = classifier {
+        classify(classifier, responses, question, &mut answer);
+    }
     answer
+}
+
+/// From scores to labels.
+fn classify(classifier: &Classifier, responses: usize, question: Question, answer: &mut Answer) {
+    let scores = std::mem::take(&mut answer.predictions);
+    answer.predictions = scores.chunks_exact(responses).map(|scores| largest(scores.iter().copied()) as f64).collect();
+    if let Some(calibrator) = classifier.calibrator.as_ref().filter(|_| question.probabilities) {
+        answer.probabilities.reserve(scores.len());
+        scores.chunks_exact(responses).for_each(|scores| calibrator.probabilities(scores, &mut answer.probabilities));
+    }
+    answer.scores = scores;
 }

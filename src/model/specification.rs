@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::classifier::Calibration;
 use crate::features::{Encoding, Unseen};
 use crate::lsq::Solver;
 
@@ -156,6 +157,16 @@ impl Estimator {
         matches!(self, Self::Ols | Self::Gradient { .. })
     }
 
+    /// Whether it fits several responses at once.
+    #[must_use]
+    pub fn takes_several_responses(&self) -> bool {
+        match self {
+            Self::Huber { .. } | Self::Bisquare { .. } => false,
+            Self::Lasso { penalty, .. } | Self::ElasticNet { penalty, .. } => !matches!(penalty, Penalty::Chosen(_)),
+            Self::Ols | Self::Ridge { .. } | Self::Nnls { .. } | Self::Gradient { .. } | Self::Pca { .. } => true,
+        }
+    }
+
     /// Its name in the contract.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -237,6 +248,14 @@ pub enum Validation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<u32>,
     },
+}
+
+impl Validation {
+    /// What is done where held-out rows are needed and nothing is said of them.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self::KFold { folds: 5, seed: 1 }
+    }
 }
 
 /// How strongly a pretrained model pulls.
@@ -431,6 +450,8 @@ pub struct Specification {
     pub prior: Option<Prior>,
     /// Which rows are held out to see what the fit is worth.
     pub validation: Option<Validation>,
+    /// How a classifier is to make probabilities of scores.
+    pub calibration: Option<Calibration>,
     /// What is supposed of the errors.
     pub covariance: Covariance,
     /// Equations that the coefficients must satisfy.

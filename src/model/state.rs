@@ -76,8 +76,10 @@ pub struct State {
 pub struct StateError;
 
 const LAYOUT: u8 = 2;
-/// The same with the last rows in it.
-const LAYOUT_WITH_HISTORY: u8 = 3;
+/// Added to it where the last rows are in it.
+const WITH_HISTORY: u8 = 1;
+/// Added to it where there is what the labels of a classifier were worth.
+const WITH_LABELS: u8 = 2;
 /// Rows a coefficient that what is known counts for after a reset: it has a say only where no new row has one.
 const LEFT_BY_RESET: f64 = 1e-6;
 /// Relative error of the coefficients, by their own estimate, past which a window's fit is made anew.
@@ -95,7 +97,7 @@ impl State {
             log_weight: 0.0,
             moments: Vec::new(),
             adaptive: Adaptive::new(),
-            monitor: Monitor::new(unit),
+            monitor: Monitor::new(unit, false),
             window: None,
             history: None,
             beginning: false,
@@ -104,6 +106,13 @@ impl State {
         };
         state.take_over(fit);
         state
+    }
+
+    /// The same of a classifier, whose labels are counted too.
+    #[must_use]
+    pub fn with_labels(mut self) -> Self {
+        self.monitor = self.monitor.with_labels();
+        self
     }
 
     /// Knows what a fit knows, and nothing else.
@@ -184,7 +193,13 @@ impl State {
     pub fn afresh(&self) -> Self {
         let variances = self.information.residual_variance();
         let unit = variances.iter().map(|variance| if *variance > 0.0 { variance.sqrt() } else { 1.0 }).collect();
-        Self { sequence: 0, monitor: Monitor::new(unit), window: None, adaptive: Adaptive::new(), ..self.clone() }
+        Self {
+            sequence: 0,
+            monitor: Monitor::new(unit, self.monitor.counts_labels()),
+            window: None,
+            adaptive: Adaptive::new(),
+            ..self.clone()
+        }
     }
 
     /// Updates learnt since the fit.
@@ -288,6 +303,11 @@ impl State {
             self.monitor.note(self.sequence, &self.information);
         }
         Ok(mark)
+    }
+
+    /// Counts whether the label was right that was predicted for the row just learnt.
+    pub fn count_label(&mut self, right: bool) {
+        self.monitor.count_label(right);
     }
 
     /// Learns the rows of a block, of which nothing is forgotten and nobody asks what was predicted: errors and drift are not watched, and
@@ -423,6 +443,7 @@ impl State {
             effective_parameters: spent,
             condition_number: stored.condition_number,
             digits: stored.digits,
+            accuracy: None,
             targets,
         }
     }
@@ -431,8 +452,9 @@ impl State {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        let layout = if self.history.is_some() { LAYOUT_WITH_HISTORY } else { LAYOUT };
-        out.byte(layout).whole(self.sequence).float(self.weight).float(self.log_weight);
+        let history = if self.history.is_some() { WITH_HISTORY } else { 0 };
+        let labels = if self.monitor.counts_labels() { WITH_LABELS } else { 0 };
+        out.byte(LAYOUT + history + labels).whole(self.sequence).float(self.weight).float(self.log_weight);
         out.whole(self.moments.len() as u64);
         for moments in &self.moments {
             out.float(moments.mean).float(moments.squares);
@@ -459,18 +481,16 @@ impl State {
     /// They are not the encoding of a state.
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let mut input = Reader::new(bytes);
-        let layout = input.byte()?;
-        if ![LAYOUT, LAYOUT_WITH_HISTORY].contains(&layout) {
-            return Err(StateError);
-        }
+        let kind = input.byte()?.checked_sub(LAYOUT).filter(|kind| *kind <= WITH_HISTORY + WITH_LABELS).ok_or(StateError)?;
+        let (remembers, labels) = (kind & WITH_HISTORY != 0, kind & WITH_LABELS != 0);
         let (sequence, weight, log_weight) = (input.whole()?, input.float()?, input.float()?);
         let targets = input.length(usize::MAX)?;
         let moments =
             (0..targets).map(|_| Ok(Moments { mean: input.float()?, squares: input.float()? })).collect::<Result<Vec<_>, StateError>>()?;
         let (adaptive, beginning) = (Adaptive::of(input.float()?), input.byte()? == 1);
-        let monitor = Monitor::decode(&mut input)?;
+        let monitor = Monitor::decode(&mut input, labels)?;
         let window = if input.byte()? == 0 { None } else { Some(Window::decode(&mut input)?) };
-        let history = if layout == LAYOUT { None } else { Some(History::decode(&mut input)?) };
+        let history = if remembers { Some(History::decode(&mut input)?) } else { None };
         let information = Information::decode(input.rest()).map_err(|_| StateError)?;
         if moments.len() == information.responses() && monitor.figures().len() == moments.len() {
             Ok(Self {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::classifier::Classifier;
 use super::inputs::Inputs;
 use super::specification::{Constraint, Covariance, Estimator, Online, Prior, Specification, Validation};
 use crate::features::{Design, Feature, Unseen};
@@ -20,6 +21,9 @@ pub struct Document {
     pub solver: String,
     /// The target columns.
     pub target: Vec<String>,
+    /// The classes of the target, if that is what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<Classifier>,
     /// The features in order, with what training fixed of them.
     pub features: Vec<Feature>,
     /// Whether there is an intercept.
@@ -90,6 +94,36 @@ impl Document {
         Design::new(self.features.clone())
     }
 
+    /// The responses that are fitted: the targets, or of a classifier its classes.
+    #[must_use]
+    pub fn responses(&self) -> &[String] {
+        self.classifier.as_ref().map_or(&self.target, |classifier| &classifier.classes)
+    }
+
+    /// The responses (q) of a row whose targets have these values: their own, or of a classifier's class the indicators.
+    #[must_use]
+    pub fn response<'a>(&self, targets: &'a [f64], buffer: &'a mut Vec<f64>) -> &'a [f64] {
+        match (&self.classifier, targets) {
+            (Some(classifier), [class]) => {
+                classifier.indicate(*class, buffer);
+                buffer
+            }
+            _ => targets,
+        }
+    }
+
+    /// Whether what it predicts is of the same targets, and of the same classes where it has some, as another's.
+    #[must_use]
+    pub fn predicts_as(&self, other: &Self) -> bool {
+        self.target == other.target && self.classifier.is_some() == other.classifier.is_some() && self.responses() == other.responses()
+    }
+
+    /// Observation less prediction in one target; of labels, 1 where they differ and 0 where they are the same.
+    #[must_use]
+    pub fn error(&self, observed: f64, predicted: f64) -> f64 {
+        if self.classifier.is_some() { f64::from(u8::from(observed != predicted)) } else { observed - predicted }
+    }
+
     /// What would be asked of a fit that is to give this version again, of the same design and with the penalty that was chosen.
     #[must_use]
     pub fn specification(&self) -> Specification {
@@ -109,6 +143,7 @@ impl Document {
             serve: false,
             prior: self.prior.clone(),
             validation,
+            calibration: self.classifier.as_ref().and_then(Classifier::calibration),
             covariance: self.covariance.clone(),
             constraints: self.constraints.clone(),
             watch_inputs: self.inputs != Inputs::Off,
@@ -186,6 +221,9 @@ pub struct ValidationRecord {
     /// Of a model of past values, by target: forecasts from every held-out row, one entry a step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Vec<StepRecord>>,
+    /// What they say of the labels of a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelRecord>,
 }
 
 /// What forecasts of so many steps were worth.
@@ -210,6 +248,28 @@ pub struct LastValueRecord {
     pub rmse: Option<f64>,
     /// Mean absolute error.
     pub mae: Option<f64>,
+}
+
+/// What one fold says of labels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LabelFold {
+    /// Rows held out.
+    pub rows: u64,
+    /// The share of them whose label was right, by weight.
+    pub accuracy: Option<f64>,
+    /// Mean of −ln p of the observed classes, by probabilities that were calibrated on other rows; none without a calibration.
+    pub log_loss: Option<f64>,
+}
+
+/// What held-out rows say of labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LabelRecord {
+    /// Fold by fold; empty when rows are left out one by one.
+    pub folds: Vec<LabelFold>,
+    /// All held-out rows together.
+    pub pooled: LabelFold,
+    /// Rows by class: a list an observed one, of how many were predicted to be each.
+    pub confusion: Vec<Vec<u64>>,
 }
 
 /// How far a coefficient moved from the pretrained model's.
@@ -240,7 +300,10 @@ pub struct FitRecord {
     pub condition_number: Option<f64>,
     /// Decimal digits of the worst coefficient that are right, estimated.
     pub digits: Option<f64>,
-    /// One a target.
+    /// The share of the training rows whose label is right, by weight; none where it is no classifier, or has learnt since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// One a response.
     pub targets: Vec<TargetRecord>,
 }
 
@@ -282,6 +345,7 @@ impl FitRecord {
             effective_parameters: fit.effective_parameters,
             condition_number: finite(fit.condition_number),
             digits: finite(fit.digits),
+            accuracy: None,
             targets: fit.statistics.iter().map(TargetRecord::of).collect(),
         }
     }

@@ -16,7 +16,7 @@ use super::inputs::Watch;
 use super::learn;
 use super::traffic::Traffic;
 use crate::features::{Design, RawColumn};
-use crate::frame::{Input, InputKind, InputSchema};
+use crate::frame::{Input, InputKind, InputSchema, Unseen};
 use crate::model::{Document, Estimator, Memory, Penalty, State, name};
 use crate::store::models::{AliasRow, ModelRow, VersionRow};
 use crate::store::traffic::TrafficRow;
@@ -124,7 +124,14 @@ impl Version {
         learning.extend(carried.iter().map(|name| series(name, true)));
         let own = features[..design.own_columns()].iter().cloned();
         let forecast = own.chain(carried.iter().map(|name| series(name, false))).filter(|_| !design.past().is_empty()).collect();
-        learning.extend(document.target.iter().map(|name| Input { name: name.clone(), kind: InputKind::Number, required: true }));
+        let kind = match &document.classifier {
+            None => InputKind::Number,
+            Some(classifier) if classifier.boolean => InputKind::Boolean,
+            Some(classifier) => {
+                InputKind::Category { levels: classifier.classes.iter().cloned().zip(0..).collect(), unseen: Unseen::Error }
+            }
+        };
+        learning.extend(document.target.iter().map(|name| Input { name: name.clone(), kind: kind.clone(), required: true }));
         if let Some(weights) = &document.weights {
             learning.push(Input { name: weights.clone(), kind: InputKind::Number, required: false });
         }
@@ -347,7 +354,7 @@ pub(super) async fn starting_at(connection: &mut store::Connection, version: &Ve
     let (information, document) = (state.information(), &version.document);
     // Whatever it is the state of, this is not the version.
     let remembers = (version.design.reach() > 0).then(|| (version.design.lagged().len(), version.design.reach()));
-    if information.responses() != document.target.len()
+    if information.responses() != document.responses().len()
         || information.predictors() != version.design.width()
         || state.history().map(crate::model::History::shape) != remembers
     {

@@ -93,7 +93,7 @@ impl Service {
         }
         let _permit = self.pool.acquire().await.map_err(|_| ServiceError::Cancelled)?;
         let (handle, asked) = (tokio::runtime::Handle::current(), version.clone());
-        let wanted = wanted.bounded((version.design.width() + 1) * version.document.target.len());
+        let wanted = wanted.bounded((version.design.width() + 1) * version.document.responses().len());
         let work = move || {
             let running = Running::nameless();
             let mut rows = source::Source::again(&handle, &running, Arc::new(opened), &asked.document)?;

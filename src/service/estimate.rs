@@ -19,8 +19,8 @@ use crate::lsq::{self, RowSource};
 use crate::model::inputs::{Inputs, Reference, Sample};
 use crate::model::version::finite;
 use crate::model::{
-    Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Moved, Online, PathRecord, Penalty, Prior, Selection,
-    Specification, State, Strength, Validation, ValidationRecord,
+    Calibrator, Choice, Covariance, Descent, Document, Estimator, FitRecord, FoldRecord, Judging, Moved, Online, PathRecord, Penalty,
+    Prior, Selection, Specification, State, Strength, Validation, ValidationRecord,
 };
 
 /// The most design columns: the triangular factor alone takes 8·p² bytes.
@@ -54,7 +54,7 @@ pub(super) fn compute(
     dataset: Arc<Opened>,
 ) -> Result<(Document, State), ServiceError> {
     let begun = Instant::now();
-    let Plan { specification, columns, features, mut warnings, pretrained, extra, before } = plan;
+    let Plan { specification, columns, features, mut warnings, pretrained, mut classifier, extra, before } = plan;
     let first = source::first_row(&dataset, specification.online.window);
     let mut source = Source {
         runtime,
@@ -63,6 +63,7 @@ pub(super) fn compute(
         columns,
         design: Design::default(),
         targets: specification.target.len(),
+        classes: before.as_ref().and(classifier.as_ref()).map(|classifier| classifier.classes.clone()),
         weighted: specification.weights.is_some(),
         cache: None,
         passes: 0,
@@ -79,16 +80,24 @@ pub(super) fn compute(
     if source.design.width() > WIDEST {
         return Err(ServiceError::TooLarge(format!("the design has {} columns, more than {WIDEST}", source.design.width())));
     }
+    if let Some(classifier) = &mut classifier
+        && source.classes.is_none()
+    {
+        // Of classes that the pretrained model knows, the rows at hand may have none.
+        source.find_classes(pretrained.as_ref().map_or(&[], |pretrained| pretrained.version.document.responses()))?;
+        classifier.classes = source.classes.clone().unwrap_or_default();
+    }
+    let responses = classifier.as_ref().map_or(&specification.target, |classifier| &classifier.classes).clone();
     source.sample = specification.watch_inputs.then(|| Sample::of(source.design.columns().len(), source.total_rows() - source.first));
     let names = source.design.column_names();
     check_names(&specification, &names)?;
     let prior = match &before {
         Some(before) => before.prior.as_ref().map(|_| started_from(before, names.len())),
-        None => pretrained.as_ref().map(|pretrained| prior_slopes(&names, &specification.target, pretrained)),
+        None => pretrained.as_ref().map(|pretrained| prior_slopes(&names, &responses, pretrained)),
     };
     let information = matches!(specification.prior.as_ref().map(|prior| prior.strength), Some(Strength::Information { .. }));
     let (document_fit, state, estimated) = if let (true, Some(pretrained)) = (information, &pretrained) {
-        continue_from(&mut source, pretrained, &specification)?
+        continue_from(&mut source, pretrained, &specification, &responses)?
     } else {
         let most = if let Estimator::Gradient { epochs, .. } = specification.estimator { epochs } else { 0 };
         let estimated = estimate(&mut source, &specification, &names, prior.as_ref(), &mut |epoch| {
@@ -111,7 +120,7 @@ pub(super) fn compute(
     let (mut solver, mut estimator, mut selection, mut inflation) =
         ("recursive".to_owned(), specification.estimator.clone(), None, vec![None; names.len()]);
     if let Some(mut estimated) = estimated {
-        warnings.extend(warnings_of(&estimated.fit, &names, &specification));
+        warnings.extend(warnings_of(&estimated.fit, &names, &responses, &specification));
         warnings.append(&mut estimated.warnings);
         if specification.covariance != Covariance::Classical {
             let codes = if extra.cluster { source.groups()? } else { Vec::new() };
@@ -123,6 +132,14 @@ pub(super) fn compute(
         selection = estimated.selection;
         descent = estimated.descent;
         inflation = estimated.fit.variance_inflation.iter().map(|factor| finite(*factor)).collect();
+    }
+    if classifier.is_some() {
+        state = state.with_labels();
+        let mut judging = Judging::of(responses.len(), 0, None);
+        let information = state.information();
+        let estimate = (information.coefficients().to_owned(), information.intercept().to_vec());
+        lsq::predict(&mut source, &estimate, &mut |told| judging.hear(told))?;
+        document_fit.accuracy = judging.accuracy();
     }
     let validation = specification
         .validation
@@ -143,6 +160,10 @@ pub(super) fn compute(
             validated(&mut source, validation, &segments, &specification, &estimator, &names, prior.as_ref())
         })
         .transpose()?;
+    let (validation, calibrator) = validation.unzip();
+    if let Some(classifier) = &mut classifier {
+        classifier.calibrator = calibrator.flatten();
+    }
     if let Some(window) = specification.online.window {
         let low = source.design.is_extended();
         state = state.with_window(&mut source, low, window)?;
@@ -155,7 +176,7 @@ pub(super) fn compute(
     });
     let moved = match &before {
         Some(before) => moved_again(before, &state),
-        None => pretrained.as_ref().map(|pretrained| moved(&names, &specification.target, pretrained, &state)).unwrap_or_default(),
+        None => pretrained.as_ref().map(|pretrained| moved(&names, &responses, pretrained, &state)).unwrap_or_default(),
     };
     let document = Document {
         dataset: specification.dataset,
@@ -163,6 +184,7 @@ pub(super) fn compute(
         estimator,
         solver,
         target: specification.target,
+        classifier,
         features: source.design.features().to_vec(),
         intercept: specification.intercept,
         weights: specification.weights,
@@ -214,7 +236,7 @@ pub(super) fn again(source: &mut Source<'_>, document: &Document) -> Result<Refi
 /// The slopes that a prior pulled towards, p×q.
 fn started_from(document: &Document, predictors: usize) -> Mat<f64> {
     let from: Vec<f64> = document.moved.iter().map(|moved| moved.from.unwrap_or(0.0)).collect();
-    Mat::from_fn(predictors, document.target.len(), |row, column| from.get(column * predictors + row).copied().unwrap_or(0.0))
+    Mat::from_fn(predictors, document.responses().len(), |row, column| from.get(column * predictors + row).copied().unwrap_or(0.0))
 }
 
 /// Bounds and constraints speak of design columns, which are known only now.
@@ -238,13 +260,13 @@ fn check_names(specification: &Specification, names: &[String]) -> Result<(), Se
     if faults.is_empty() { Ok(()) } else { Err(ServiceError::Request(faults)) }
 }
 
-/// The pretrained model's slopes in this design's columns, p×q; zero where it lacks a column or a target.
-fn prior_slopes(names: &[String], targets: &[String], pretrained: &Pretrained) -> Mat<f64> {
+/// The pretrained model's slopes in this design's columns, p×q; zero where it lacks a column or a response.
+fn prior_slopes(names: &[String], responses: &[String], pretrained: &Pretrained) -> Mat<f64> {
     let known = pretrained.version.design.column_names();
     let information = pretrained.state.information();
     let places: BTreeMap<&str, usize> = known.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
-    Mat::from_fn(names.len(), targets.len(), |row, column| {
-        let response = pretrained.version.document.target.iter().position(|target| *target == targets[column]);
+    Mat::from_fn(names.len(), responses.len(), |row, column| {
+        let response = pretrained.version.document.responses().iter().position(|response| *response == responses[column]);
         match (places.get(names[row].as_str()), response) {
             (Some(&place), Some(response)) => information.coefficients()[(place, response)],
             _ => 0.0,
@@ -253,13 +275,13 @@ fn prior_slopes(names: &[String], targets: &[String], pretrained: &Pretrained) -
 }
 
 /// How far each slope moved.
-fn moved(names: &[String], targets: &[String], pretrained: &Pretrained, state: &State) -> Vec<Moved> {
+fn moved(names: &[String], responses: &[String], pretrained: &Pretrained, state: &State) -> Vec<Moved> {
     let known = pretrained.version.design.column_names();
     let before = pretrained.state.information();
     let after = state.information();
     let mut moved = Vec::new();
-    for (response, target) in targets.iter().enumerate() {
-        let old = pretrained.version.document.target.iter().position(|name| name == target);
+    for (response, target) in responses.iter().enumerate() {
+        let old = pretrained.version.document.responses().iter().position(|name| name == target);
         for (row, name) in names.iter().enumerate() {
             let place = known.iter().position(|known| known == name);
             let from = place.zip(old).map(|(place, old)| before.coefficients()[(place, old)]);
@@ -281,16 +303,21 @@ fn continue_from(
     source: &mut Source<'_>,
     pretrained: &Pretrained,
     specification: &Specification,
+    responses: &[String],
 ) -> Result<(FitRecord, State, Option<Estimated>), ServiceError> {
     let before = &pretrained.version.document;
     // A column may have been whole numbers in one table and floats in the other: it is the same column of X.
     let alike = |(old, new): (&Feature, &Feature)| old.name == new.name && old.encoding == new.encoding && old.columns == new.columns;
     let (old, new) = (pretrained.version.design.features(), source.design.features());
     let same_design = old.len() == new.len() && old.iter().zip(new).all(alike);
-    if before.target != specification.target || before.intercept != specification.intercept || !same_design {
+    if before.target != specification.target
+        || responses != before.responses()
+        || before.intercept != specification.intercept
+        || !same_design
+    {
         return Err(ServiceError::request(
             "/prior/strength",
-            "the pretrained model's information needs its own target, intercept and features, levels included; a number needs only names in common",
+            "the pretrained model's information needs its own target, classes, intercept and features, levels included; a number needs only names in common",
         ));
     }
     let mut state = pretrained.state.afresh();
@@ -313,7 +340,7 @@ fn estimate(
     prior: Option<&Mat<f64>>,
     report: Report<'_>,
 ) -> Result<Estimated, lsq::Error> {
-    let intercept = specification.intercept;
+    let (intercept, responses) = (specification.intercept, source.responses());
     let plain = lsq::Specification { intercept, solver: specification.solver, ..lsq::Specification::default() };
     let done = |fit| Estimated { fit, estimator: specification.estimator.clone(), selection: None, descent: None, warnings: Vec::new() };
     if !specification.constraints.is_empty() {
@@ -401,7 +428,7 @@ fn estimate(
                 start: prior.map(|prior| (prior.as_ref(), &none[..])),
             };
             let found = lsq::gradient(source, &asked, report)?;
-            let intercepts = if intercept { found.intercepts } else { vec![0.0; specification.target.len()] };
+            let intercepts = if intercept { found.intercepts } else { vec![0.0; responses] };
             #[allow(clippy::cast_precision_loss)]
             let given = lsq::Given {
                 slopes: found.slopes.as_ref(),
@@ -563,7 +590,7 @@ fn robust(source: &mut dyn RowSource, specification: &Specification) -> Result<E
 
 fn constrained(source: &mut dyn RowSource, specification: &Specification, names: &[String]) -> Result<lsq::Fit, lsq::Error> {
     let constraints = &specification.constraints;
-    let responses = specification.target.len();
+    let responses = source.responses();
     let value = |row: usize, name: &str| constraints[row].coefficients.get(name).copied().unwrap_or(0.0);
     let asked = lsq::Constraints {
         slopes: Mat::from_fn(constraints.len(), names.len(), |row, column| value(row, &names[column])),
@@ -630,7 +657,7 @@ fn validated(
     estimator: &Estimator,
     names: &[String],
     prior: Option<&Mat<f64>>,
-) -> Result<ValidationRecord, ServiceError> {
+) -> Result<(ValidationRecord, Option<Calibrator>), ServiceError> {
     let segment = |row: u64| usize::try_from(row).ok().and_then(|row| segments.get(row)).copied().unwrap_or(0);
     let plan = match validation {
         Validation::KFold { folds, seed } => lsq::Plan::KFold { folds: *folds, seed: *seed },
@@ -644,11 +671,19 @@ fn validated(
         _ => None,
     };
     let simple = specification.prior.is_none() && specification.constraints.is_empty() && specification.solver == lsq::Solver::Auto;
-    let with_past = !source.design.past().is_empty();
+    // What a class will be is not forecast step by step.
+    let with_past = !source.design.past().is_empty() && source.classes.is_none();
     let mut kept: Vec<lsq::Estimate> = Vec::new();
+    let responses = source.responses();
+    let mut judging = source.classes.is_some().then(|| Judging::of(responses, source.total_rows(), specification.calibration));
+    let mut hear = judging.as_mut().map(|judging| |told: &lsq::HeldOut<'_>| judging.hear(told));
+    let listener: lsq::Listener<'_> = match &mut hear {
+        Some(hear) => Some(hear),
+        None => None,
+    };
     let mut estimated = |rows: &mut dyn RowSource| {
         let estimated = estimate(rows, specification, names, prior, &mut |_| Ok(()))?;
-        let found = (estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, specification.target.len()));
+        let found = (estimated.fit.information.coefficients().to_owned(), intercepts(&estimated.fit, responses));
         if with_past {
             kept.push(found.clone());
         }
@@ -665,14 +700,14 @@ fn validated(
         // What features learn, they learn in each fold from its training rows.
         _ if source.design.learns() => {
             let design = source.design.clone();
-            let found = lsq::validate_remade(source, plan, &mut estimated);
+            let found = lsq::validate_remade(source, plan, &mut estimated, listener);
             source.design = design;
             found?
         }
         // A penalty chosen by the data is chosen anew in each fold: choosing it is part of the fit.
         Some(penalty) if simple && !with_past && *estimator == specification.estimator => {
             let asked = lsq::Specification { intercept: specification.intercept, penalty, ..lsq::Specification::default() };
-            lsq::validate_least_squares(source, plan, &asked)?
+            lsq::validate_least_squares(source, plan, &asked, listener)?
         }
         _ if matches!(validation, Validation::Loo) => {
             return Err(ServiceError::request(
@@ -680,7 +715,7 @@ fn validated(
                 "`loo` is for `ols` and `ridge` with a penalty of its own; ask for `kfold`",
             ));
         }
-        _ => lsq::validate(source, plan, &mut estimated)?,
+        _ => lsq::validate(source, plan, &mut estimated, listener)?,
     };
     let record =
         |score: &lsq::FoldScore| FoldRecord { rows: score.rows, rmse: finite(score.rmse), mae: finite(score.mae), r2: finite(score.r2) };
@@ -698,16 +733,19 @@ fn validated(
         }
         _ => Vec::new(),
     };
-    Ok(ValidationRecord {
+    let (labels, calibrator) = judging.map(|judging| judging.conclude(!matches!(validation, Validation::Loo))).unzip();
+    let record = ValidationRecord {
         steps,
         plan: validation.clone(),
         folds: found.iter().map(|found| found.folds.iter().map(record).collect()).collect(),
         pooled: found.iter().map(|found| record(&found.pooled)).collect(),
-    })
+        labels,
+    };
+    Ok((record, calibrator.flatten()))
 }
 
 /// What a reader must know before trusting the fit, in plain words.
-fn warnings_of(fit: &lsq::Fit, names: &[String], specification: &Specification) -> Vec<String> {
+fn warnings_of(fit: &lsq::Fit, names: &[String], responses: &[String], specification: &Specification) -> Vec<String> {
     let named = |columns: &[usize]| {
         columns.iter().map(|column| names.get(*column).map_or("the intercept", String::as_str)).collect::<Vec<_>>().join(", ")
     };
@@ -724,7 +762,7 @@ fn warnings_of(fit: &lsq::Fit, names: &[String], specification: &Specification) 
     if fit.degrees_of_freedom <= 0.0 {
         warnings.push("there are no degrees of freedom left: standard errors, tests and intervals are not defined".to_owned());
     }
-    for (target, exact) in specification.target.iter().zip(&fit.exact_fit) {
+    for (target, exact) in responses.iter().zip(&fit.exact_fit) {
         if *exact {
             warnings
                 .push(format!("the fit of {target} is exact to rounding: its residuals are zero, so F is infinite and tests mean nothing"));

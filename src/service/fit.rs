@@ -17,7 +17,7 @@ use super::jobs::{Job, JobKind, JobState, Running};
 use super::{IdempotencyKey, Replayable, Service, columns};
 use crate::features::{Design, Feature, Read};
 use crate::frame::{ColumnType, Fault, Schema};
-use crate::model::{Covariance, Document, Specification, Validation, name};
+use crate::model::{Classifier, Covariance, Document, Estimator, Specification, Validation, name};
 use crate::planted;
 use crate::store::{self, Connection};
 
@@ -29,6 +29,8 @@ pub(super) struct Plan {
     pub(super) features: Vec<Feature>,
     pub(super) warnings: Vec<String>,
     pub(super) pretrained: Option<Pretrained>,
+    /// The classes of the target, if it has some; none of them yet where the rows are to say.
+    pub(super) classifier: Option<Classifier>,
     pub(super) extra: Extra,
     /// The version that is fitted anew without some rows: its design stays, and so does the penalty that was chosen.
     pub(super) before: Option<Document>,
@@ -155,7 +157,7 @@ async fn fit_and_store(
 }
 
 /// Checks a specification against the dataset's columns. All faults are reported together.
-fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &Schema) -> Result<Plan, ServiceError> {
+fn plan(mut specification: Specification, pretrained: Option<Pretrained>, schema: &Schema) -> Result<Plan, ServiceError> {
     let mut unknown = Vec::new();
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
@@ -167,7 +169,7 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
         }
         found
     };
-    let mut targets = Vec::new();
+    let (mut targets, mut classifier) = (Vec::new(), None);
     for (index, target) in specification.target.iter().enumerate() {
         let pointer = if specification.target.len() == 1 { "/target".to_owned() } else { format!("/target/{index}") };
         let Some(column) = find(pointer.clone(), target) else { continue };
@@ -176,10 +178,34 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
         }
         match schema.columns[column].kind {
             ColumnType::Number | ColumnType::Integer => targets.push(column),
+            ColumnType::Category | ColumnType::Boolean if specification.target.len() > 1 => {
+                let detail = format!("{target:?} has classes: a classifier has one target; fit a model for each");
+                faults.push(Fault { pointer, detail });
+            }
+            kind @ (ColumnType::Category | ColumnType::Boolean) => {
+                targets.push(column);
+                classifier = Some(Classifier { classes: Vec::new(), boolean: kind == ColumnType::Boolean, calibrator: None });
+            }
             kind => {
-                faults.push(Fault { pointer, detail: format!("a target is a number here, and {target:?} is of type {}", kind.as_str()) })
+                let detail = format!("a target is a number, a category or a boolean, and {target:?} is of type {}", kind.as_str());
+                faults.push(Fault { pointer, detail });
             }
         }
+    }
+    match &classifier {
+        Some(_) => check_classifier(&specification, &mut faults),
+        None if specification.calibration.is_some() && !targets.is_empty() => {
+            let detail = "`calibration` is for a target that is a category or a boolean".to_owned();
+            faults.push(Fault { pointer: "/calibration".to_owned(), detail });
+        }
+        None => {}
+    }
+    if pretrained.as_ref().is_some_and(|pretrained| pretrained.version.document.classifier.is_some() != classifier.is_some()) {
+        let detail = "one of the two models is a classifier, and the other is not".to_owned();
+        faults.push(Fault { pointer: "/prior/model".to_owned(), detail });
+    }
+    if specification.calibration.is_some() && specification.validation.is_none() {
+        specification.validation = Some(Validation::usual());
     }
     let weights = specification.weights.as_ref().and_then(|weights| {
         let column = find("/weights".to_owned(), weights)?;
@@ -243,5 +269,24 @@ fn plan(specification: Specification, pretrained: Option<Pretrained>, schema: &S
     }
     let mut columns: Vec<Read> = Read::all_of(&design, |name| schema.index_of(name)).flatten().collect();
     columns.extend(targets.into_iter().chain(weights).chain(beside).map(Read::from));
-    Ok(Plan { specification, columns, features: encoded, warnings, pretrained, extra, before: None })
+    Ok(Plan { specification, columns, features: encoded, warnings, pretrained, classifier, extra, before: None })
+}
+
+/// Whether what is asked can be done with one response a class.
+fn check_classifier(specification: &Specification, faults: &mut Vec<Fault>) {
+    let estimator = &specification.estimator;
+    if !estimator.takes_several_responses() {
+        let kind = estimator.name();
+        let (pointer, detail) = match estimator {
+            Estimator::Lasso { .. } | Estimator::ElasticNet { .. } => (
+                "/estimator/penalty",
+                format!("a classifier fits a response for each class, and `{kind}` chooses a penalty for one: give a number"),
+            ),
+            _ => (
+                "/estimator/kind",
+                format!("a classifier fits a response for each class, and `{kind}` fits one: `ridge` and `ols` fit several"),
+            ),
+        };
+        faults.push(Fault { pointer: pointer.to_owned(), detail });
+    }
 }

@@ -569,6 +569,7 @@ mod tests {
             missing: vec![0.0; WIDTH],
         };
         let document = Document {
+            classifier: None,
             dataset: "d".into(),
             dataset_tag: "1-1".into(),
             estimator: crate::model::Estimator::Ols,
@@ -580,6 +581,7 @@ mod tests {
             online: crate::model::Online::default(),
             variance_inflation: vec![None; WIDTH],
             fit: FitRecord {
+                accuracy: None,
                 observations: 1000,
                 rank: 4,
                 degrees_of_freedom: 996.0,

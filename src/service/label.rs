@@ -40,6 +40,10 @@ pub enum Observed {
     One(f64),
     /// By target.
     ByTarget(BTreeMap<String, f64>),
+    /// The class, of a classifier.
+    Class(String),
+    /// The same of a classifier of a boolean.
+    Boolean(bool),
 }
 
 /// The label of a prediction.
@@ -225,13 +229,34 @@ impl Labelling {
             let mut fault = |member: &str, what: &str| {
                 faults.push(Fault { pointer: format!("{pointer}/{member}"), detail: format!("label {}: {what}", place + 1) });
             };
-            let mut values = match label.value {
-                Observed::One(value) if targets.len() == 1 => vec![value],
-                Observed::One(_) => {
+            let mut values = match (label.value, &version.document.classifier) {
+                (value, Some(classifier)) => {
+                    let name = match value {
+                        Observed::Class(name) if !classifier.boolean => Some(name),
+                        Observed::Boolean(value) if classifier.boolean => Some(value.to_string()),
+                        _ => None,
+                    };
+                    #[allow(clippy::cast_precision_loss)] // a class's place
+                    let class = name.and_then(|name| classifier.place_of(&name)).map(|class| class as f64);
+                    if class.is_none() {
+                        let kind = if classifier.boolean { "true or false" } else { "one of the model's `classes`" };
+                        fault("value", &format!("`value` is {kind}"));
+                    }
+                    class.into_iter().collect()
+                }
+                (Observed::Class(_) | Observed::Boolean(_), None) => {
+                    fault(
+                        "value",
+                        "`value` is a class only for a classifier; here it is a finite number, or for several targets an object of such",
+                    );
+                    Vec::new()
+                }
+                (Observed::One(value), None) if targets.len() == 1 => vec![value],
+                (Observed::One(_), None) => {
                     fault("value", "the model has several targets: `value` is an object of numbers by target");
                     Vec::new()
                 }
-                Observed::ByTarget(by_target) => {
+                (Observed::ByTarget(by_target), None) => {
                     if by_target.len() != targets.len() || !targets.iter().all(|target| by_target.contains_key(target)) {
                         fault("value", "`value` has every target of the model and nothing else");
                     }
@@ -304,7 +329,13 @@ impl Labelling {
     }
 
     /// Notes what was learnt and answered, and what it says of the members of a split, in the transaction that learns it.
-    pub(crate) async fn keep(&self, connection: &mut Connection, opened: &Opened, reply: &Reply) -> Result<Compared, ServiceError> {
+    pub(crate) async fn keep(
+        &self,
+        connection: &mut Connection,
+        version: &Version,
+        opened: &Opened,
+        reply: &Reply,
+    ) -> Result<Compared, ServiceError> {
         // The figures of the experiments that go on, as the transaction has them.
         let mut experiments: HashMap<u64, Option<Scores>> = HashMap::new();
         let mut compared = Compared::default();
@@ -328,7 +359,17 @@ impl Labelling {
                 };
                 // One that has ended learns nothing more.
                 let Some(scores) = scores else { continue };
-                let row = Judged { members: &judged.members, predictions: &judged.predictions, observed: &label[..targets] };
+                // Of labels it counts whether they were right; what a member could not predict stays NaN.
+                let errors: Vec<f64>;
+                let (predictions, observed) = match (&version.document.classifier, &label[..targets]) {
+                    (Some(_), [class]) => {
+                        let error = |label: &f64| if label.is_nan() { *label } else { version.document.error(*class, *label) };
+                        errors = judged.predictions.iter().map(error).collect();
+                        (&errors, &[0.0][..])
+                    }
+                    (_, observed) => (&judged.predictions, observed),
+                };
+                let row = Judged { members: &judged.members, predictions, observed };
                 compared.labels += 1;
                 compared.changes.extend(scores.count(row).into_iter().map(|change| {
                     let better = change.better;

@@ -22,6 +22,7 @@ use super::refit::Drifted;
 use super::update::check_learns;
 use crate::features::RowBuffer;
 use crate::lsq;
+use crate::model::classifier::largest;
 use crate::model::monitor::Mark;
 use crate::model::{DriftAction, State};
 use crate::planted;
@@ -44,10 +45,10 @@ pub struct Reply {
     pub sequence: u64,
     /// Rows learnt now; rows whose `_id` was known are not learnt again.
     pub accepted: u64,
-    /// n×q a-priori predictions; NaN of rows that were erased.
+    /// n×t a-priori predictions, of a classifier the places of labels among its classes; NaN of rows that were erased.
     #[serde(with = "gaps")]
     pub predictions: Vec<f64>,
-    /// n×q a-priori errors, observation − prediction.
+    /// n×t a-priori errors, observation − prediction; of a classifier 1 where the label was wrong, 0 where it was right.
     #[serde(with = "gaps")]
     pub errors: Vec<f64>,
     /// Rows that were known, by their place among the n, and the sequence with which each was learnt; 0 where that was not written down.
@@ -196,15 +197,16 @@ struct Group {
 impl Group {
     fn tell(&self) {
         let (sequence, number) = (self.state.sequence(), self.version.number);
-        let rmse: Vec<_> = self.state.monitor().latest().iter().map(|figures| figures.rmse).collect();
-        let rmse = if let [single] = rmse.as_slice() { json!(single) } else { json!(rmse) };
-        self.version.events.send(
-            "updates",
-            &json!({
-                "version": number, "first_sequence": self.first_sequence, "sequence": sequence,
-                "rows": sequence + 1 - self.first_sequence, "rmse": rmse,
-            }),
-        );
+        let mut updates = json!({
+            "version": number, "first_sequence": self.first_sequence, "sequence": sequence, "rows": sequence + 1 - self.first_sequence,
+        });
+        if let Some((_, accuracy)) = self.state.monitor().accuracy() {
+            updates["accuracy"] = json!(accuracy);
+        } else {
+            let rmse: Vec<_> = self.state.monitor().latest().iter().map(|figures| figures.rmse).collect();
+            updates["rmse"] = if let [single] = rmse.as_slice() { json!(single) } else { json!(rmse) };
+        }
+        self.version.events.send("updates", &updates);
         let action = self.version.document.online.drift.map(|watch| watch.action.as_str());
         for mark in &self.marks {
             let drift = json!({"version": number, "sequence": mark.sequence, "recent_rows": mark.recent, "action": action});
@@ -378,7 +380,8 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         if let Some(judged) = opened.as_ref().filter(|_| !learns).and_then(|opened| opened.judged[row].as_ref()) {
             let (observed, _) = version.observed(cells);
             reply.predictions.extend_from_slice(judged.answered());
-            reply.errors.extend(observed.iter().zip(judged.answered()).map(|(observed, answered)| observed - answered));
+            let error = |(observed, answered): (&f64, &f64)| version.document.error(*observed, *answered);
+            reply.errors.extend(observed.iter().zip(judged.answered()).map(error));
             continue;
         }
         let event = request.events.get(row).and_then(Option::as_ref);
@@ -415,9 +418,17 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         }
         working.log.extend_from_slice(&cells);
         reply.accepted += 1;
-        let (response, _) = version.observed(&cells);
-        reply.predictions.extend(response.iter().zip(&scratch.innovations).map(|(observed, error)| observed - error));
-        reply.errors.extend_from_slice(&scratch.innovations);
+        let (observed, _) = version.observed(&cells);
+        match (scratch.label, observed) {
+            (Some(label), [class]) => {
+                reply.predictions.push(label);
+                reply.errors.push(version.document.error(*class, label));
+            }
+            _ => {
+                reply.predictions.extend(observed.iter().zip(&scratch.innovations).map(|(observed, error)| observed - error));
+                reply.errors.extend_from_slice(&scratch.innovations);
+            }
+        }
         if let Some(event) = event {
             let place = reply.predictions.len() - targets;
             let answer = [&reply.predictions[place..], &reply.errors[place..]].concat();
@@ -432,7 +443,7 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
         }
     }
     if let (Some(labels), Some(opened)) = (&request.labels, &opened) {
-        working.compared.push(labels.keep(connection, opened, &reply).await?);
+        working.compared.push(labels.keep(connection, &version, opened, &reply).await?);
     }
     if let Some(key) = &request.idempotency {
         key.remember(connection, &reply, reply.about(version.id)).await?;
@@ -445,14 +456,29 @@ async fn one(connection: &mut Connection, working: &mut Working, request: &Updat
 struct Scratch {
     design_row: RowBuffer,
     innovations: Vec<f64>,
+    /// The responses of a row of a class, and the scores that were predicted for it.
+    indicators: Vec<f64>,
+    scores: Vec<f64>,
+    /// The label that was predicted, of a classifier.
+    label: Option<f64>,
 }
 
 /// Learns one row of cells: the one way in, live and at replay.
 fn step(version: &Version, state: &mut State, cells: &[f64], scratch: &mut Scratch) -> Result<Option<Mark>, lsq::Error> {
     let row = version.design.row(&cells[..version.design.columns().len()], &mut scratch.design_row);
-    let (response, weight) = version.observed(cells);
+    let (observed, weight) = version.observed(cells);
+    let response = version.document.response(observed, &mut scratch.indicators);
     scratch.innovations.resize(response.len(), 0.0);
+    // What an innovation says of a score is rounded otherwise for the class that was observed, which scores that are equal must not depend on.
+    scratch.label = version.document.classifier.as_ref().map(|_| {
+        scratch.scores.resize(response.len(), 0.0);
+        state.information().predict(row, &mut scratch.scores);
+        largest(scratch.scores.iter().copied()) as f64
+    });
     let mark = state.learn(row, response, weight, version.memory(), &mut scratch.innovations)?;
+    if let Some(label) = scratch.label {
+        state.count_label(observed == [label]);
+    }
     state.remember(version.remembered(cells));
     Ok(mark)
 }

@@ -339,6 +339,11 @@ impl Service {
             lines.push(telemetry::MODEL_SEQUENCE, &[of_model], state.sequence() as f64);
             lines.push(telemetry::MODEL_ROWS, &[of_model], state.information().effective_observations());
             lines.push(telemetry::MODEL_DRIFTS, &[of_model], state.monitor().found() as f64);
+            // Of a classifier the label counts, and not the scores of its many classes.
+            if let Some((_, accuracy)) = state.monitor().accuracy() {
+                accuracy.into_iter().for_each(|accuracy| lines.push(telemetry::MODEL_ACCURACY, &[of_model], accuracy));
+                continue;
+            }
             for (target, latest) in targets.iter().zip(state.monitor().latest()) {
                 for (family, figure) in [(telemetry::MODEL_RMSE, latest.rmse), (telemetry::MODEL_COVERAGE, latest.coverage)] {
                     if let Some(figure) = figure {

@@ -11,7 +11,7 @@ use super::traffic::{Shadows, Traffic};
 use crate::frame::InputSchema;
 use crate::frame::rows::Rows;
 use crate::model::State;
-use crate::model::prediction::{Answer, Question, answer};
+use crate::model::prediction::{Answer, IntervalKind, Question, answer};
 use crate::planted;
 use crate::telemetry;
 
@@ -100,15 +100,22 @@ impl Answerer {
     /// The answer to rows, all of it finite.
     pub(super) fn answer(&self, rows: &Rows, question: Question) -> Result<Answer, ServiceError> {
         planted::stumble(&self.version.model, "predicting");
+        let document = &self.version.document;
+        if document.classifier.is_some() && question.interval.is_some_and(|(kind, _)| kind == IntervalKind::Prediction) {
+            return Err(ServiceError::request(
+                "/interval/kind",
+                "a class is no number that lies between two others: of a classifier ask for `confidence`, which is about its scores",
+            ));
+        }
         let own = self.own(rows);
         let own = match self.version.design.past() {
             [] => own,
             _ => Cow::Owned(self.with_past(&own)?),
         };
-        let answer = answer(&self.state, &self.version.design, rows.count, &own, question);
-        let targets = self.version.document.target.len().max(1);
-        if let Some(place) = answer.predictions.iter().position(|value| !value.is_finite()) {
-            let row = place / targets;
+        let answer = answer(&self.state, &self.version.design, document.classifier.as_ref(), rows.count, &own, question);
+        let responses = document.responses().len().max(1);
+        if let Some(place) = answer.estimates().iter().position(|value| !value.is_finite()) {
+            let row = place / responses;
             return Err(ServiceError::request(
                 format!("/rows/{row}"),
                 format!("row {}: the prediction is not a finite number; its values are too large", row + 1),
@@ -128,7 +135,7 @@ impl Answerer {
     #[must_use]
     pub fn work(&self, rows: usize, question: Question) -> usize {
         let width = self.version.design.width();
-        let responses = self.version.document.target.len();
+        let responses = self.version.document.responses().len();
         let leverage = if question.leverage || question.interval.is_some() { width * width / 2 } else { 0 };
         let each = if question.explain { 2 } else { 1 };
         rows.saturating_mul(leverage + each * responses * width)

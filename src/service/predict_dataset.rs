@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::{Array as _, ArrayRef, BooleanArray, Float64Array, Int64Array};
+use arrow_array::types::Int32Type;
+use arrow_array::{Array as _, ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -24,7 +25,7 @@ use crate::features::{Lagged, Read};
 use crate::frame::arrow_stream::parse_columns;
 use crate::frame::rows::Rows;
 use crate::frame::{Column, ColumnType, Fault, Frame, Input, InputKind, InputSchema, Schema, Summary, codec};
-use crate::model::{Answer, Figure, Question, Wanted, name};
+use crate::model::{Answer, Classifier, Figure, Question, Wanted, name};
 use crate::store::datasets::Landing;
 use crate::store::{self, Connection};
 
@@ -127,7 +128,7 @@ impl Service {
             other => other,
         })?;
         let (mut question, mut wanted) = (asked.question, asked.wanted);
-        wanted.meet(&mut question);
+        wanted.meet(&mut question, &answerer.version.document);
         let table = &opened.description.summary;
         let (mut unknown, mut faults) = (Vec::new(), Vec::new());
         let mut columns = Vec::new();
@@ -208,7 +209,8 @@ fn holds(column: ColumnType, input: &InputKind) -> bool {
 
 fn kind_of(figure: Figure) -> ColumnType {
     match figure {
-        Figure::Extrapolates => ColumnType::Boolean,
+        Figure::Extrapolates | Figure::Label { boolean: true } => ColumnType::Boolean,
+        Figure::Label { boolean: false } => ColumnType::Category,
         Figure::Version | Figure::Sequence => ColumnType::Integer,
         _ => ColumnType::Number,
     }
@@ -319,12 +321,13 @@ impl Answering<'_> {
             let complete = complete(&mut parsed, self.needed);
             let number = |row: usize| first + complete.as_ref().map_or(row, |complete| complete[row]) as u64;
             let answer = self.answerer.answer(&parsed, self.question).map_err(|error| numbered(error, number))?;
-            let parts = (self.answerer.version.document.features.len() + 1) * self.answerer.version.document.target.len();
+            let parts = (self.answerer.version.document.features.len() + 1) * self.answerer.version.document.responses().len();
             for column in &mut columns {
                 column.extend(&answer, complete.as_deref(), count, self.answerer, parts);
             }
         }
-        Ok(columns.into_iter().map(Growing::finish).collect())
+        let classifier = self.answerer.version.document.classifier.as_ref();
+        Ok(columns.into_iter().map(|column| column.finish(classifier)).collect())
     }
 }
 
@@ -353,10 +356,15 @@ enum Growing {
     Numbers(Figure, Vec<f64>),
     Booleans(Vec<Option<bool>>),
     Wholes(Figure, Vec<Option<i64>>),
+    /// Places of classes; whether they are a boolean's.
+    Labels(bool, Vec<Option<i32>>),
 }
 
 impl Growing {
     fn of(figure: Figure, rows: usize) -> Self {
+        if let Figure::Label { boolean } = figure {
+            return Self::Labels(boolean, Vec::with_capacity(rows));
+        }
         match kind_of(figure) {
             ColumnType::Boolean => Self::Booleans(Vec::with_capacity(rows)),
             ColumnType::Integer => Self::Wholes(figure, Vec::with_capacity(rows)),
@@ -368,10 +376,17 @@ impl Growing {
     fn extend(&mut self, answer: &Answer, complete: Option<&[usize]>, count: usize, answerer: &Answerer, parts: usize) {
         match self {
             Self::Numbers(figure, column) => {
-                let Some((values, first, step)) = answer.numbers(*figure, answerer.version.document.target.len(), parts) else { return };
+                let Some((values, first, step)) = answer.numbers(*figure, answerer.version.document.responses().len(), parts) else {
+                    return;
+                };
                 spread(column, values.iter().skip(first).step_by(step).copied(), complete, count, f64::NAN);
             }
             Self::Booleans(column) => spread(column, answer.extrapolates.iter().copied().map(Some), complete, count, None),
+            Self::Labels(_, column) => {
+                #[allow(clippy::cast_possible_truncation)] // a class's place
+                let labels = answer.predictions.iter().map(|label| Some(*label as i32));
+                spread(column, labels, complete, count, None);
+            }
             Self::Wholes(figure, column) => {
                 let value = if *figure == Figure::Version { answerer.version.number } else { answerer.sequence() };
                 spread(column, std::iter::repeat(Some(value.cast_signed())), complete, count, None);
@@ -379,8 +394,13 @@ impl Growing {
         }
     }
 
-    fn finish(self) -> ArrayRef {
+    fn finish(self, classifier: Option<&Classifier>) -> ArrayRef {
         match self {
+            Self::Labels(true, places) => Arc::new(places.into_iter().map(|place| place.map(|place| place == 1)).collect::<BooleanArray>()),
+            Self::Labels(false, places) => {
+                let classes = classifier.map_or(&[][..], |classifier| &classifier.classes);
+                Arc::new(DictionaryArray::<Int32Type>::new(Int32Array::from(places), Arc::new(StringArray::from_iter_values(classes))))
+            }
             Self::Numbers(_, values) if values.iter().any(|value| !value.is_finite()) => {
                 Arc::new(values.into_iter().map(|value| value.is_finite().then_some(value)).collect::<Float64Array>())
             }

@@ -10,9 +10,11 @@ use super::catalogue::{SERVED, Target, Version};
 use super::error::ServiceError;
 use crate::features::RowBuffer;
 use crate::lsq;
+use crate::model::classifier::largest;
 use crate::model::inputs::{Inputs, Reference, Sample};
 use crate::model::monitor::Mark;
-use crate::model::{Document, FitRecord, Refit, State, Window};
+use crate::model::version::finite;
+use crate::model::{Classifier, Document, FitRecord, Refit, State, Window};
 use crate::store::{self, Connection};
 
 /// A drift that asks for a refit.
@@ -117,21 +119,27 @@ async fn rows(connection: &mut Connection, version: &Version, begin: u64, end: u
 
 fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Document, State), ServiceError> {
     let begun = std::time::Instant::now();
-    let (columns, targets) = (version.design.columns().len(), version.document.target.len());
+    let columns = version.design.columns().len();
     let width = version.learning_width();
     let extended = version.design.is_extended();
     let memory = version.memory();
     let rows = (cells.len() / width) as u64;
-    let mut window = Window::new(version.design.width(), targets, extended, memory.online.window.unwrap_or(rows));
-    let mut buffer = RowBuffer::default();
+    let responses = version.document.responses().len();
+    let mut window = Window::new(version.design.width(), responses, extended, memory.online.window.unwrap_or(rows));
+    let (mut buffer, mut indicators) = (RowBuffer::default(), Vec::new());
     let mut sample = Sample::of(columns, rows);
     sample.see(usize::try_from(rows).unwrap_or(0), |row, column| cells[row * width + column]);
     for row in cells.chunks_exact(width) {
-        let (response, weight) = version.observed(row);
+        let (observed, weight) = version.observed(row);
+        let response = version.document.response(observed, &mut indicators);
         window.push(version.design.row(&row[..columns], &mut buffer), response, weight);
     }
     let fit = window.fit(&lsq::Specification { intercept: version.document.intercept, penalty: memory.penalty, ..Default::default() })?;
-    let mut state = State::of(&fit);
+    let (mut state, mut record) = (State::of(&fit), FitRecord::of(&fit));
+    if let Some(classifier) = &version.document.classifier {
+        state = state.with_labels();
+        record.accuracy = accuracy(version, classifier, &state, cells);
+    }
     if memory.online.window.is_some() {
         state = state.windowed(window);
     }
@@ -141,20 +149,22 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
             Inputs::Known(Box::new(Reference::of(sample, &version.design, &state, missing(cells, width, columns))))
         }
     };
+    let number = version.number;
+    let mut warnings = vec![format!("fitted after a drift on the updates {first} to {last} of version {number}, and not on the dataset")];
+    if version.document.classifier.as_ref().is_some_and(|classifier| classifier.calibrator.is_some()) {
+        warnings.push(format!("probabilities are made of scores as those of version {number} were: fit anew to calibrate them"));
+    }
     let document = Document {
         solver: fit.solver.as_str().to_owned(),
-        variance_inflation: fit.variance_inflation.iter().map(|factor| crate::model::version::finite(*factor)).collect(),
-        fit: FitRecord::of(&fit),
+        variance_inflation: fit.variance_inflation.iter().map(|factor| finite(*factor)).collect(),
+        fit: record,
         covariance: crate::model::Covariance::Classical,
         selection: None,
         descent: None,
         validation: None,
         prior: None,
         moved: Vec::new(),
-        warnings: vec![format!(
-            "fitted after a drift on the updates {first} to {last} of version {}, and not on the dataset",
-            version.number
-        )],
+        warnings,
         fit_seconds: begun.elapsed().as_secs_f64(),
         refit: Some(Refit { version: version.number, first_sequence: first, last_sequence: last }),
         inputs,
@@ -162,6 +172,20 @@ fn fitted(version: &Version, cells: &[f64], first: u64, last: u64) -> Result<(Do
         ..version.document.clone()
     };
     Ok((document, state))
+}
+
+/// The share of the rows, by weight, whose label a state gives.
+fn accuracy(version: &Version, classifier: &Classifier, state: &State, cells: &[f64]) -> Option<f64> {
+    let (columns, width) = (version.design.columns().len(), version.learning_width());
+    let (mut buffer, mut scores) = (RowBuffer::default(), vec![0.0; classifier.classes.len()]);
+    let (mut right, mut all) = (0.0, 0.0);
+    for row in cells.chunks_exact(width) {
+        state.information().predict(version.design.row(&row[..columns], &mut buffer), &mut scores);
+        let weight = row[width - 1];
+        all += weight;
+        right += if largest(scores.iter().copied()) == Classifier::class(row[columns]) { weight } else { 0.0 };
+    }
+    finite(right / all)
 }
 
 /// By column, the share of the rows in which it is missing.

@@ -12,6 +12,7 @@ use super::jobs::Running;
 use crate::features::{self, Block, BlockError, Cells, Design, Feature, Lagged, Learning, Read, Roles};
 use crate::frame::{ColumnType, Fault, Frame};
 use crate::lsq::{self, RowSource};
+use crate::model::classifier::MOST_CLASSES;
 use crate::model::inputs::Sample;
 use crate::model::{Document, History};
 
@@ -44,6 +45,8 @@ pub(super) struct Source<'a> {
     pub(super) columns: Vec<Read>,
     pub(super) design: Design,
     pub(super) targets: usize,
+    /// The classes of the one target, if it has some.
+    pub(super) classes: Option<Vec<String>>,
     pub(super) weighted: bool,
     /// All frames, once a pass has shown that they are small.
     pub(super) cache: Option<Vec<Frame>>,
@@ -81,6 +84,7 @@ impl<'a> Source<'a> {
             columns,
             design,
             targets: document.target.len(),
+            classes: document.classifier.as_ref().map(|classifier| classifier.classes.clone()),
             weighted: document.weights.is_some(),
             cache: None,
             passes: 0,
@@ -169,6 +173,27 @@ impl Source<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The classes of the target: those of complete rows, and those that are `known` already.
+    ///
+    /// # Errors
+    /// There are fewer than two of them, or too many.
+    pub(super) fn find_classes(&mut self, known: &[String]) -> Result<(), ServiceError> {
+        let index = self.design.columns().len();
+        let design = self.design.clone();
+        let mut found: BTreeSet<String> = known.iter().cloned().collect();
+        self.frames(|frame, _| features::levels_of_complete_rows(&design, &frame.columns, index, &mut found).map_err(block_error))?;
+        let refused = |detail: String| Err(ServiceError::request("/target", detail));
+        match found.len() {
+            0 => refused("there is no row in which nothing is missing".to_owned()),
+            1 => refused("the target has the same class in every row in which nothing is missing; a classifier needs two".to_owned()),
+            count if count > MOST_CLASSES => refused(format!("the target has {count} classes, more than {MOST_CLASSES}")),
+            _ => {
+                self.classes = Some(found.into_iter().collect());
+                Ok(())
+            }
+        }
     }
 
     /// Makes a design of features as the training rows have it: the levels of categories, then what else the features learn of rows.
@@ -323,12 +348,13 @@ impl RowSource for Source<'_> {
     }
 
     fn responses(&self) -> usize {
-        self.targets
+        self.classes.as_ref().map_or(self.targets, Vec::len)
     }
 
     fn pass(&mut self, visit: &mut dyn FnMut(&lsq::Block<'_>) -> Result<(), lsq::Error>) -> Result<(), lsq::Error> {
         let design = self.design.clone();
-        let roles = Roles { design: &design, targets: self.targets, weighted: self.weighted };
+        let classes = self.classes.clone();
+        let roles = Roles { design: &design, targets: self.targets, classes: classes.as_deref(), weighted: self.weighted };
         let rows_at_once = (BLOCK_CELLS / design.width().max(1)).clamp(64, 8192);
         let (mut block, mut cells) = (Block::default(), Cells::default());
         let mut skipped = 0;

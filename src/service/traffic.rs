@@ -159,7 +159,7 @@ impl Count {
     }
 
     /// Counts rows that a shadow was shown, beside what was answered.
-    fn shadowed(&self, shadow: &[f64], answered: &[f64], targets: usize) {
+    fn shadowed(&self, shadow: &[f64], answered: &[f64], targets: usize, error: impl Fn(f64, f64) -> f64) {
         let mut seen = 0;
         let mut tallies = self.disagreement.lock().unwrap_or_else(PoisonError::into_inner);
         tallies.resize(targets, Tally::default());
@@ -167,7 +167,7 @@ impl Count {
             if shadow.iter().all(|value| value.is_finite()) {
                 seen += 1;
                 for ((tally, shadow), answered) in tallies.iter_mut().zip(shadow).zip(answered) {
-                    tally.count(shadow - answered);
+                    tally.count(error(*shadow, *answered));
                 }
             }
         }
@@ -265,9 +265,9 @@ impl Traffic {
         for arm in 0..plan.arms.len() {
             let inputs = inputs_of(arm, &members);
             let row = inputs.as_ref().unwrap_or(&members[arm].version.inputs);
-            let targets = &members[arm].version.document.target;
+            let answering = &members[arm].version.document;
             let view = |member: &Member| {
-                (member.version.document.target == *targets).then(|| View::of(row, &member.version.inputs).ok()).flatten()
+                member.version.document.predicts_as(answering).then(|| View::of(row, &member.version.inputs).ok()).flatten()
             };
             members[arm].views = members.iter().map(view).collect();
             members[arm].inputs = inputs;
@@ -364,7 +364,7 @@ impl Traffic {
         let shown = seen.iter().filter(|seen| **seen).count();
         let version = &member.version;
         let cells = version.recalled(&state, version.design.horizon(), &cells, version.inputs.len());
-        let answer = answer(&state, &version.design, shown, &cells, Question::default());
+        let answer = answer(&state, &version.design, version.document.classifier.as_ref(), shown, &cells, Question::default());
         let mut answers = answer.predictions.chunks_exact(targets);
         let mut predictions = Vec::with_capacity(rows * targets);
         for seen in seen {
@@ -398,7 +398,8 @@ impl Traffic {
             if member.role == Role::Shadow
                 && let Some((_, predictions)) = found.iter().find(|(identity, _)| *identity == member.identity)
             {
-                member.count.shadowed(predictions, answered, targets);
+                let error = |shadow, answered| member.version.document.error(shadow, answered);
+                member.count.shadowed(predictions, answered, targets, error);
             }
         }
         let identities: Vec<&str> = found.iter().map(|(identity, _)| *identity).collect();
@@ -535,12 +536,13 @@ impl Shadows {
         let waiting = cells.clone();
         std::thread::Builder::new().name("lsqd-shadows".to_owned()).spawn(move || {
             for Shown { traffic, arm, values, rows, answered } in shown {
-                let targets = traffic.members[arm].version.document.target.len().max(1);
+                let document = &traffic.members[arm].version.document;
                 for (place, shadow) in traffic.shadows() {
                     // A shadow in which something fails has not seen the rows; nobody waits for it.
                     let predicted = traffic.predicted(arm, place, &values, rows).ok().flatten();
                     let predicted = predicted.unwrap_or_else(|| vec![f64::NAN; answered.len()]);
-                    shadow.count.shadowed(&predicted, &answered, targets);
+                    let error = |shadow, answered| document.error(shadow, answered);
+                    shadow.count.shadowed(&predicted, &answered, document.target.len().max(1), error);
                 }
                 waiting.fetch_sub(values.len() + answered.len(), Ordering::Relaxed);
             }
@@ -746,7 +748,7 @@ fn check_members(model: &Model, plan: &Plan, split: &str) -> Result<(), ServiceE
         };
         let Some(champion) = &champion else { continue };
         let pointer = pointer(plan, split, place);
-        if version.document.target != champion.document.target {
+        if !version.document.predicts_as(&champion.document) {
             faults.push(Fault { pointer, detail: format!("{name:?} does not predict what {:?} does", plan.champion) });
         } else if let Err(column) = View::of(&champion.inputs, &version.inputs) {
             let detail = format!("{column:?} is a category to one of {name:?} and {:?}, and a number to the other", plan.champion);
@@ -900,7 +902,7 @@ mod tests {
         let counters = Counters::default();
         let count = counters.of("challenger", "2");
         count.requests.fetch_add(3, Ordering::Relaxed);
-        count.shadowed(&[1.0, f64::NAN], &[0.5, 1.0], 1);
+        count.shadowed(&[1.0, f64::NAN], &[0.5, 1.0], 1, |shadow, answered| shadow - answered);
         let text = counters.changed().unwrap();
         assert_eq!(counters.changed(), None);
         let again = Counters::read(&text).unwrap();

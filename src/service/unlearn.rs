@@ -356,6 +356,7 @@ fn plan(document: &Document, schema: &Schema) -> Result<Plan, ServiceError> {
         features: document.features.clone(),
         warnings: Vec::new(),
         pretrained: None,
+        classifier: document.classifier.clone(),
         extra,
         before: Some(document.clone()),
     })

@@ -235,7 +235,7 @@ async fn degenerate_tables_have_defined_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_fit_cannot_take_is_named_by_pointer() {
     let server = Server::start().await;
-    server.table("t", "x,y,name\n1,1,north\n2,2,south\n").await;
+    server.table("t", "x,y,name,at\n1,1,north,2024-01-01\n2,2,south,2024-01-02\n").await;
     let fit = |body: Value| server.post("/v1/models/m/fits").json(&body);
     let cases = [
         (json!({}), "invalid_request", vec!["/dataset", "/target"]),
@@ -246,7 +246,8 @@ async fn what_a_fit_cannot_take_is_named_by_pointer() {
             "unknown_column",
             vec!["/target/1", "/weights", "/features/1"],
         ),
-        (json!({"dataset": "t", "target": "name"}), "invalid_request", vec!["/target"]),
+        (json!({"dataset": "t", "target": ["y", "name"]}), "invalid_request", vec!["/target/1"]),
+        (json!({"dataset": "t", "target": "at"}), "invalid_request", vec!["/target"]),
         (json!({"dataset": "t", "target": "y", "features": ["y", "x", "x"]}), "invalid_request", vec!["/features/0", "/features/2"]),
         (json!({"dataset": "t", "target": "y", "colour": 1, "intercept": 3}), "invalid_request", vec!["/intercept", "/colour"]),
         (json!({"dataset": "t", "target": "y", "estimator": {"kind": "magic"}}), "invalid_request", vec!["/estimator/kind"]),

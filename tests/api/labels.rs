@@ -124,7 +124,7 @@ async fn what_is_wrong_with_labels_is_named_by_item() {
         (json!([good, good]), 422, "invalid_request", vec!["/labels/1/prediction_id"]),
         (json!([good, {"value": 1}]), 422, "invalid_request", vec!["/labels/1/prediction_id"]),
         (
-            json!([good, {"prediction_id": ids[1]}, {"prediction_id": ids[1], "value": "a", "weight": -1, "colour": 3}, 7]),
+            json!([good, {"prediction_id": ids[1]}, {"prediction_id": ids[1], "value": ["a"], "weight": -1, "colour": 3}, 7]),
             422,
             "invalid_request",
             vec!["/labels/1/value", "/labels/2/colour", "/labels/2/value", "/labels/2/weight", "/labels/3"],

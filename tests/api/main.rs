@@ -5,6 +5,7 @@
 
 mod audit;
 mod backup;
+mod classifiers;
 mod client;
 mod contract;
 mod datasets;

@@ -28,8 +28,9 @@ from fractions import Fraction
 import numpy as np
 import patsy
 import statsmodels.api as sm
-from scipy import optimize, stats
-from sklearn import decomposition, impute, kernel_approximation, linear_model, preprocessing
+from scipy import optimize, special, stats
+from sklearn import calibration as calibration_peers
+from sklearn import decomposition, impute, kernel_approximation, linear_model, metrics, preprocessing
 from statsmodels.datasets import sunspots
 from statsmodels.stats import diagnostic, stattools
 from statsmodels.stats.outliers_influence import OLSInfluence, variance_inflation_factor
@@ -1379,6 +1380,98 @@ def validation(server, table):
                     compare_validation(table, line, where, peer, version["validation"], pairs, response, predict, given, tolerance)
 
 
+# --- classifiers
+
+
+def sharpest(scores, labels, weights):
+    """1/T of the softmax of scores/T under which the labels are likeliest: where the slope of −Σ w ln p is zero."""
+
+    def slope(sharpness):
+        chances = special.softmax(sharpness * scores, axis=1)
+        return np.sum(weights * ((chances * scores).sum(axis=1) - scores[np.arange(len(labels)), labels]))
+
+    return optimize.brentq(slope, 1e-3, 1e3, xtol=1e-15, rtol=1e-15)
+
+
+def classifiers(server, table):
+    rows = mixed(31, 300)
+    ranks = np.digitize(rows["y"] - 0.3 * rows["d"] ** 2, np.quantile(rows["y"] - 0.3 * rows["d"] ** 2, [0.3, 0.75]))
+    rows = rows.with_columns(kind=np.array(["low", "usual", "high"])[ranks], many=ranks == 2)
+    dataset = server.upload(rows)
+    _, design = rows.design(FEATURES)
+    design = design[:, 1:]
+    folds = folds_of(len(rows), 5, 1)
+    pairs = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(5)]
+    asked = rows.drop("y", "kind", "many", "weight", "group", "time")
+    for target, weights, penalty in itertools.product(("kind", "many"), (None, "weight"), (0.0, 2.0, 300.0)):
+        given = rows["weight"] if weights else np.ones(len(rows))
+        estimator = {"kind": "ridge", "penalty": penalty}
+        problem = f"{target}, penalty {penalty:g}{', weighted' if weights else ''}"
+        make = lambda: linear_model.RidgeClassifier(alpha=penalty, solver="svd")  # noqa: E731
+        peer = make().fit(design, rows[target], sample_weight=given)
+        for calibration in ("temperature", "isotonic"):
+            fit = {"target": target, "features": FEATURES, "weights": weights, "estimator": estimator, "calibration": calibration}
+            version = server.fit(dataset, **fit)
+            answer = server.predict(version, asked)
+            classes = version["classes"]
+            name = "sklearn RidgeClassifier"
+            table.compare("classifier: classes", name, problem, [str(one) for one in classes] == [str(one) for one in peer.classes_], True, SAME)
+            places = {one: place for place, one in enumerate(classes)}
+            said = [places[one] for one in answer["predictions"]]
+            truth = np.array([places[one] for one in rows[target].tolist()])
+            table.compare("classifier: labels", name, problem, said, [places[one] for one in peer.predict(design).tolist()], SAME)
+            names = [str(one).lower() if isinstance(one, bool) else one for one in classes]
+            scores = np.array([[row[one] for one in names] for row in answer["scores"]])
+            decision = peer.decision_function(design)
+            found = 2 * scores - 1 if target == "kind" else 2 * scores[:, 1] - 1
+            table.compare("classifier: decision function", name, problem, found, decision, CLOSED, 1.0)
+            accuracy = np.average(peer.predict(design) == rows[target], weights=given)
+            table.compare("classifier: accuracy", name, problem, version["fit"]["accuracy"], accuracy, EXACT)
+
+            # Held out: every row is scored by a fit of the other folds.
+            held = np.empty_like(scores)
+            for learnt, out in pairs:
+                single = make().fit(design[learnt], rows[target][learnt], sample_weight=given[learnt]).decision_function(design[out])
+                held[out] = (single + 1) / 2 if target == "kind" else np.column_stack([1 - single, 1 + single]) / 2
+            labels = held.argmax(axis=1)
+            name = "sklearn RidgeClassifier, fold by fold"
+            own = version["validation"]
+            table.compare("classifier: confusion", name, problem, own["confusion"], metrics.confusion_matrix(truth, labels), SAME)
+            right = [np.average(labels[out] == truth[out], weights=given[out]) for _, out in pairs]
+            table.compare("classifier: accuracy of folds", name, problem, own["folds"], right, EXACT)
+            precision, recall, _, counts = metrics.precision_recall_fscore_support(truth, labels, zero_division=0)
+            found = [[one["precision"] or 0.0, one["recall"], one["rows"]] for one in own["classes"]]
+            table.compare("classifier: precision, recall", name, problem, found, np.column_stack([precision, recall, counts]), EXACT)
+            chances = np.array([[row[one] for one in names] for row in answer["probabilities"]])
+            if calibration == "temperature":
+                sharpness = sharpest(held, truth, given)
+                name = "scipy brentq on the slope"
+                table.compare("classifier: temperature", name, problem, version["calibration"]["temperature"], 1 / sharpness, CLOSED)
+                expected = special.softmax(sharpness * scores, axis=1)
+                table.compare("classifier: probabilities", "scipy softmax", problem, chances, expected, CLOSED, 1.0)
+                losses = []
+                for learnt, out in pairs:
+                    sharpness = sharpest(held[learnt], truth[learnt], given[learnt])
+                    likely = special.softmax(sharpness * held[out], axis=1)
+                    losses.append(metrics.log_loss(truth[out], likely, sample_weight=given[out], labels=range(len(classes))))
+                table.compare("classifier: log-loss of folds", "sklearn log_loss", problem, own["log_loss"]["folds"], losses, CLOSED)
+            else:
+                cross = calibration_peers.CalibratedClassifierCV(make(), method="isotonic", cv=pairs, ensemble=False)
+                expected = cross.fit(design, rows[target], sample_weight=given).predict_proba(design)
+                name = "sklearn CalibratedClassifierCV"
+                table.compare("classifier: isotonic probabilities", name, problem, chances, expected, CLOSED, 1.0)
+    # Rows that are learnt one by one lead where a fit of all of them does.
+    first, rest = np.arange(120), np.arange(120, len(rows))
+    fit = {"target": "kind", "features": FEATURES, "estimator": {"kind": "ridge", "penalty": 2.0}}
+    version = server.fit(rows.take(first), **fit)
+    for begin in range(0, len(rest), 60):
+        server.learn(version, rows.take(rest[begin : begin + 60]).drop("y", "many", "weight", "group", "time"))
+    answer = server.predict(version, asked)
+    peer = linear_model.RidgeClassifier(alpha=2.0, solver="svd").fit(design, rows["kind"])
+    found = 2 * np.array([[row[one] for one in peer.classes_] for row in answer["scores"]]) - 1
+    table.compare("classifier, online: decision function", "sklearn RidgeClassifier on all rows", "ridge", found, peer.decision_function(design), CLOSED, 1.0)
+
+
 # --- learning
 
 
@@ -1527,6 +1620,7 @@ ALL = (
     constraints,
     priors,
     validation,
+    classifiers,
     online,
     series,
 )

@@ -3,8 +3,8 @@
 
 use faer::{Mat, MatRef, mat};
 use lsqd::lsq::{
-    Block, Covariance, Error, Estimate, Fit, Matrices, Plan, Questions, RowDiagnostics, RowSource, Specification, Validation, covariance,
-    diagnose, fit, ridge_path, validate, validate_least_squares,
+    Block, Covariance, Error, Estimate, Fit, HeldOut, Matrices, Plan, Questions, RowDiagnostics, RowSource, Specification, Validation,
+    covariance, diagnose, fit, ridge_path, validate, validate_least_squares,
 };
 
 use super::{Sequence, coefficients, digits, fitted, std_errors};
@@ -237,7 +237,7 @@ fn what_does_not_fit_the_rows_is_an_error() {
     assert!(matches!(ridge_path(&mut source, true, &[-1.0]), Err(Error::Solver(_))));
     let plans = [Plan::KFold { folds: 1, seed: 0 }, Plan::HoldOut { fraction: 1.0, seed: 0 }, Plan::Time { folds: 0, segment: &|_| 0 }];
     for plan in plans {
-        assert!(matches!(validate_least_squares(&mut source, plan, &Specification::default()), Err(Error::Solver(_))), "{plan:?}");
+        assert!(matches!(validate_least_squares(&mut source, plan, &Specification::default(), None), Err(Error::Solver(_))), "{plan:?}");
     }
 }
 
@@ -457,8 +457,8 @@ fn two_passes_say_what_many_fits_say() {
                 let specification = Specification { intercept, penalty, ..Specification::default() };
                 for plan in plans {
                     let mut source = Blocks { rows: rows(design, &response, weights), at_once: 71 };
-                    let fast = validate_least_squares(&mut source, plan, &specification).unwrap();
-                    let slow = validate(&mut source, plan, &mut |rows| estimate(rows, &specification)).unwrap();
+                    let fast = validate_least_squares(&mut source, plan, &specification, None).unwrap();
+                    let slow = validate(&mut source, plan, &mut |rows| estimate(rows, &specification), None).unwrap();
                     assert!(digits(&figures(&fast), &figures(&slow)) > tolerance, "{plan:?} {specification:?} {fast:?} {slow:?}");
                 }
             }
@@ -470,7 +470,7 @@ fn two_passes_say_what_many_fits_say() {
 fn every_row_is_held_out_once_and_folds_sum_to_the_whole() {
     let (design, response) = uneven(13, 101, 2, 1);
     let mut source = rows(&design, &response, None);
-    let found = validate_least_squares(&mut source, Plan::KFold { folds: 4, seed: 7 }, &Specification::default()).unwrap();
+    let found = validate_least_squares(&mut source, Plan::KFold { folds: 4, seed: 7 }, &Specification::default(), None).unwrap();
     let own = &found[0];
     assert_eq!((own.folds.len(), own.pooled.rows), (4, 101));
     let squares: f64 = own.folds.iter().map(|fold| fold.rmse * fold.rmse * fold.rows as f64).sum();
@@ -478,7 +478,7 @@ fn every_row_is_held_out_once_and_folds_sum_to_the_whole() {
     let mean = own.folds.iter().map(|fold| fold.r2).sum::<f64>() / 4.0;
     assert!(digits(&[own.r2.mean], &[mean]) > 14.0 && own.r2.std > 0.0);
     let segment = |row: u64| (row / 34) as u32;
-    let in_time = validate_least_squares(&mut source, Plan::Time { folds: 2, segment: &segment }, &Specification::default()).unwrap();
+    let in_time = validate_least_squares(&mut source, Plan::Time { folds: 2, segment: &segment }, &Specification::default(), None).unwrap();
     assert_eq!(in_time[0].folds.iter().map(|fold| fold.rows).collect::<Vec<_>>(), [34, 33]);
 }
 
@@ -488,17 +488,27 @@ fn an_estimator_never_sees_what_it_is_asked_about() {
     let mut source = Blocks { rows: rows(&design, &design, None), at_once: 13 };
     let mut seen = Vec::new();
     let segment = |row: u64| (row / 20) as u32;
-    validate(&mut source, Plan::Time { folds: 2, segment: &segment }, &mut |rows| {
+    let mut told = Vec::new();
+    let estimate = &mut |rows: &mut dyn RowSource| {
         let mut latest = 0.0_f64;
         rows.pass(&mut |block| {
             latest = latest.max(block.design.norm_max());
             Ok(())
         })?;
         seen.push(latest);
-        Ok((mat![[1.0]], vec![0.0]))
-    })
-    .unwrap();
+        Ok((mat![[2.0]], vec![1.0]))
+    };
+    let mut listener = |held_out: &HeldOut<'_>| {
+        for (place, row) in held_out.rows.iter().enumerate() {
+            assert_eq!(held_out.response[(place, 0)], *row as f64);
+            assert_eq!(held_out.predicted[(place, 0)], 2.0 * *row as f64 + 1.0);
+            told.push((*row, held_out.fold));
+        }
+    };
+    validate(&mut source, Plan::Time { folds: 2, segment: &segment }, estimate, Some(&mut listener)).unwrap();
     assert_eq!(seen, [19.0, 39.0]);
+    told.sort_unstable();
+    assert_eq!(told, (20..60).map(|row| (row, usize::from(row >= 40))).collect::<Vec<_>>());
 }
 
 #[test]
@@ -529,7 +539,7 @@ fn a_path_says_what_leaving_each_row_out_says() {
                 for point in &path.points {
                     let specification = Specification { intercept, penalty: point.penalty, ..Specification::default() };
                     let whole = fit(&mut source, &specification).unwrap();
-                    let left_out = validate_least_squares(&mut source, Plan::LeaveOneOut, &specification).unwrap();
+                    let left_out = validate_least_squares(&mut source, Plan::LeaveOneOut, &specification, None).unwrap();
                     let figures = &whole.statistics[0];
                     let free = 1.0 - whole.effective_parameters / whole.observations as f64;
                     let expected = [

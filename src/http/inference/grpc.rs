@@ -617,12 +617,12 @@ fn write(name: &str, id: &str, answered: &Answered) -> Vec<u8> {
         parameter(b"arm", &arm);
     }
     for name in &answered.outputs {
-        reply.bytes(5, &tensor_metadata(&Described { name: (*name).to_owned(), datatype: "FP64", shape: answered.shape(name) }));
+        reply.bytes(5, &tensor_metadata(&answered.describe(name)));
     }
     for name in &answered.outputs {
-        let values = answered.values(name);
-        reply.begin(6, values.len() * 8);
-        reply.0.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        let elements = answered.elements(name);
+        reply.begin(6, elements.size());
+        elements.push_binary(&mut reply.0);
     }
     reply.0
 }

@@ -14,7 +14,7 @@ use super::super::predict::off_thread;
 use super::super::wire::not_of_its_form;
 use super::{Answered, Asked, Described, LARGE, NAME, described, malformed, output};
 use crate::frame::nested::Nested;
-use crate::frame::reply::{push_json_string, push_number};
+use crate::frame::reply::push_json_string;
 use crate::frame::tensor::{Datatype, Elements, Tensor};
 use crate::service::{Answerer, Caller, Version};
 
@@ -218,20 +218,15 @@ fn write(name: &str, id: Option<&str>, answered: &Answered, in_binary: &[bool]) 
         if place > 0 {
             head.push(b',');
         }
-        let (shape, values) = (answered.shape(output), answered.values(output));
-        head.extend_from_slice(format!("{{\"name\":\"{output}\",\"datatype\":\"FP64\",\"shape\":{shape:?}").as_bytes());
+        let (Described { datatype, shape, .. }, elements) = (answered.describe(output), answered.elements(output));
+        head.extend_from_slice(format!("{{\"name\":\"{output}\",\"datatype\":\"{datatype}\",\"shape\":{shape:?}").as_bytes());
         if *in_binary {
-            head.extend_from_slice(format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", values.len() * 8).as_bytes());
-            binary.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            head.extend_from_slice(format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", elements.size()).as_bytes());
+            elements.push_binary(&mut binary);
         } else {
-            head.extend_from_slice(b",\"data\":[");
-            for (place, value) in values.iter().enumerate() {
-                if place > 0 {
-                    head.push(b',');
-                }
-                push_number(&mut head, *value);
-            }
-            head.extend_from_slice(b"]}");
+            head.extend_from_slice(b",\"data\":");
+            elements.push_json(&mut head);
+            head.push(b'}');
         }
     }
     head.extend_from_slice(b"]}");

@@ -9,7 +9,9 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
+use super::answers::{push_bool, push_list};
 use super::error::ApiError;
+use crate::frame::reply::{push_json_string, push_number};
 use crate::frame::rows::Rows;
 use crate::frame::tensor::{Tensor, parse_tensors};
 use crate::frame::{Fault, InputKind};
@@ -25,8 +27,10 @@ const ROWS: usize = 10_000_000;
 const LARGE: usize = 64 * 1024;
 /// The name of the tensor of all inputs.
 const TABLE: &str = "input";
-/// What can be answered.
-const OUTPUTS: [&str; 5] = ["predict", "lower", "upper", "std_error", "leverage"];
+/// What can be answered, the last two by classifiers.
+const OUTPUTS: [&str; 7] = ["predict", "lower", "upper", "std_error", "leverage", SCORES, PROBABILITIES];
+const SCORES: &str = "scores";
+const PROBABILITIES: &str = "probabilities";
 
 fn malformed(pointer: impl Into<String>, detail: impl Into<String>) -> ServiceError {
     ServiceError::Syntax(Fault { pointer: pointer.into(), detail: detail.into() })
@@ -54,16 +58,39 @@ fn described(version: &Version) -> (Vec<Described>, Vec<Described>) {
         };
         inputs.iter().map(|input| Described { name: input.name.clone(), datatype: datatype(&input.kind), shape: vec![-1, 1] }).collect()
     };
-    let given = OUTPUTS.iter().map(|output| {
-        let shape = output_shape(output, -1, version);
-        Described { name: (*output).to_owned(), datatype: "FP64", shape }
-    });
+    let given = OUTPUTS.iter().filter(|output| is_given(output, version)).map(|output| describe(output, -1, version));
     (taken, given.collect())
+}
+
+/// Whether a version has an output.
+fn is_given(output: &str, version: &Version) -> bool {
+    let classifier = version.document.classifier.as_ref();
+    match output {
+        SCORES => classifier.is_some(),
+        PROBABILITIES => classifier.is_some_and(|classifier| classifier.calibrator.is_some()),
+        _ => true,
+    }
+}
+
+/// An output of so many rows.
+fn describe(output: &str, rows: i64, version: &Version) -> Described {
+    let datatype = match &version.document.classifier {
+        Some(classifier) if output == "predict" => {
+            if classifier.boolean {
+                "BOOL"
+            } else {
+                "BYTES"
+            }
+        }
+        _ => "FP64",
+    };
+    Described { name: output.to_owned(), datatype, shape: output_shape(output, rows, version) }
 }
 
 /// The extents of an output of so many rows.
 fn output_shape(output: &str, rows: i64, version: &Version) -> Vec<i64> {
-    let targets = version.document.target.len();
+    let document = &version.document;
+    let targets = if output == "predict" { document.target.len() } else { document.responses().len() };
     if targets == 1 || output == "leverage" { vec![rows] } else { vec![rows, targets as i64] }
 }
 
@@ -95,7 +122,15 @@ impl Asked {
         if outputs.is_empty() {
             outputs.push("predict");
         }
-        let (kind, level) = interval(parameters, "/parameters")?.unwrap_or((IntervalKind::Prediction, 0.95));
+        let version = &answerer.version;
+        if let Some(place) = outputs.iter().position(|output| !is_given(output, version)) {
+            let given: Vec<&str> = OUTPUTS.into_iter().filter(|output| is_given(output, version)).collect();
+            let detail = format!("this model has no such output; there are {}", given.join(", "));
+            return Err(malformed(format!("/outputs/{place}/name"), detail).into());
+        }
+        // Of a class there are no others.
+        let usual = if version.document.classifier.is_some() { IntervalKind::Confidence } else { IntervalKind::Prediction };
+        let (kind, level) = interval(parameters, "/parameters")?.unwrap_or((usual, 0.95));
         let mut rows = Rows::default();
         parse_tensors(tensors, answerer.inputs(), ROWS, &mut rows).map_err(|error| answerer.refused(error))?;
         Ok(Self { outputs, kind, level, rows })
@@ -106,6 +141,7 @@ impl Asked {
         let question = Question {
             interval: of(&["lower", "upper", "std_error"]).then_some((self.kind, self.level)),
             leverage: of(&["leverage"]),
+            probabilities: of(&[PROBABILITIES]),
             ..Question::default()
         };
         let degrees = answerer.degrees_of_freedom();
@@ -129,19 +165,77 @@ impl Answered {
         self.predicted.answer.predictions.len() / self.predicted.version.document.target.len().max(1)
     }
 
-    fn shape(&self, output: &str) -> Vec<i64> {
-        output_shape(output, self.rows() as i64, &self.predicted.version)
+    fn describe(&self, output: &str) -> Described {
+        describe(output, self.rows() as i64, &self.predicted.version)
     }
 
-    /// The elements of an output, row by row; NaN is what is not known.
+    /// The elements of an output, row by row.
+    fn elements(&self, output: &str) -> Elements<'_> {
+        match &self.predicted.version.document.classifier {
+            Some(classifier) if output == "predict" => {
+                let labels = &self.predicted.answer.predictions;
+                if classifier.boolean {
+                    Elements::Booleans(labels.iter().map(|label| *label == 1.0).collect())
+                } else {
+                    Elements::Texts(labels.iter().map(|label| classifier.name(*label)).collect())
+                }
+            }
+            _ => Elements::Numbers(self.values(output)),
+        }
+    }
+
+    /// The numbers of an output, row by row; NaN is what is not known.
     fn values(&self, output: &str) -> Cow<'_, [f64]> {
         let answer = &self.predicted.answer;
         match output {
+            SCORES => Cow::Borrowed(&answer.scores),
+            PROBABILITIES => Cow::Borrowed(&answer.probabilities),
             "lower" => Cow::Borrowed(&answer.lower),
             "upper" => Cow::Borrowed(&answer.upper),
             "leverage" => Cow::Borrowed(&answer.leverage),
-            "std_error" => answer.upper.iter().zip(&answer.predictions).map(|(upper, value)| (upper - value) / self.quantile).collect(),
+            "std_error" => answer.upper.iter().zip(answer.estimates()).map(|(upper, value)| (upper - value) / self.quantile).collect(),
             _ => Cow::Borrowed(&answer.predictions),
+        }
+    }
+}
+
+/// The elements of an output.
+enum Elements<'a> {
+    Numbers(Cow<'a, [f64]>),
+    Texts(Vec<&'a str>),
+    Booleans(Vec<bool>),
+}
+
+impl Elements<'_> {
+    /// How many bytes [`Elements::push_binary`] adds.
+    fn size(&self) -> usize {
+        match self {
+            Self::Numbers(values) => values.len() * 8,
+            Self::Texts(texts) => texts.iter().map(|text| 4 + text.len()).sum(),
+            Self::Booleans(values) => values.len(),
+        }
+    }
+
+    /// As the binary extension has them: little-endian floats, texts behind their length in four bytes, booleans as a byte each.
+    fn push_binary(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Numbers(values) => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Self::Texts(texts) => {
+                for text in texts {
+                    // A class is no longer than a cell of a table.
+                    out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+                    out.extend_from_slice(text.as_bytes());
+                }
+            }
+            Self::Booleans(values) => out.extend(values.iter().map(|value| u8::from(*value))),
+        }
+    }
+
+    fn push_json(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Numbers(values) => push_list(out, values.iter(), |out, value| push_number(out, *value)),
+            Self::Texts(texts) => push_list(out, texts.iter(), |out, text| push_json_string(out, text)),
+            Self::Booleans(values) => push_list(out, values.iter(), |out, value| push_bool(out, *value)),
         }
     }
 }
