@@ -301,6 +301,16 @@ impl Service {
         self.writer.run(create, |_| {}).await
     }
 
+    /// Gives up a segment whose chunks could not be stored. Where there was no room, what had been stored of it is in everybody's way: it is gone
+    /// before anybody hears of the error.
+    pub(super) async fn give_up(&self, pin: Pin, error: ServiceError) -> ServiceError {
+        drop(pin);
+        if error.is_full() {
+            while let Ok(true) = sweep_some(&self.writer, &self.pins).await {}
+        }
+        error
+    }
+
     async fn upload<F>(
         &self,
         upload: Upload,
@@ -346,7 +356,10 @@ impl Service {
         let parsed = parser.await.map_err(|_| ServiceError::Internal("the parser of an upload panicked"))?;
         let fingerprint = received?;
         let summary = parsed?;
-        let (rows, bytes) = stored?;
+        let (rows, bytes) = match stored {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.give_up(pin, error).await),
+        };
         let key = upload.idempotency.zip(fingerprint).map(|((key, _), fingerprint)| fingerprint.key(&key));
         let tags = upload.if_match;
         let landed = self
@@ -521,13 +534,16 @@ pub(super) async fn store_chunks(
     Ok((first_row, bytes))
 }
 
+/// Frees a little of what belongs to nobody; whether there was some.
+async fn sweep_some(writer: &super::writer::Writer, pins: &Arc<Pins>) -> Result<bool, ServiceError> {
+    let held = pins.clone();
+    writer.run(async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?), |_| {}).await
+}
+
 /// Frees what belongs to nobody, a little at a time, for as long as the service lives.
 pub(crate) async fn sweep(writer: super::writer::Writer, pins: Arc<Pins>) {
     while !pins.stopped.load(Ordering::Acquire) {
-        let held = pins.clone();
-        let more =
-            writer.run(async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?), |_| {}).await;
-        match more {
+        match sweep_some(&writer, &pins).await {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => pins.released.notified().await,
             Err(ServiceError::Unavailable(_)) => return,

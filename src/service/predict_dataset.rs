@@ -223,7 +223,10 @@ async fn predict_and_store(service: &Arc<Service>, running: &Arc<Running>, plan:
     let (worker, runtime) = (running.clone(), tokio::runtime::Handle::current());
     let answering = aside(move || answer_dataset(&runtime, &worker, plan, &encoded), "the predictions of a dataset panicked");
     let (answered, stored) = tokio::join!(answering, storing);
-    let (rows, bytes) = stored?;
+    let (rows, bytes) = match stored {
+        Ok(stored) => stored,
+        Err(error) => return Err(service.give_up(pin, error).await),
+    };
     let Finished { summary, into, if_match, origin } = answered?;
     if running.is_cancelled() {
         return Err(ServiceError::Cancelled);
