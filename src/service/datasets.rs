@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -31,6 +32,8 @@ pub(super) const CHUNKS: usize = 4;
 const TOGETHER: usize = 4;
 /// Chunks freed in one step of the sweeper.
 const SWEEP: u32 = 32;
+/// How long the sweeper waits where there was no room even to free some.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// A dataset as it is described.
 #[derive(Clone, Debug)]
@@ -306,7 +309,8 @@ impl Service {
     pub(super) async fn give_up(&self, pin: Pin, error: ServiceError) -> ServiceError {
         drop(pin);
         if error.is_full() {
-            while let Ok(true) = sweep_some(&self.writer, &self.pins).await {}
+            // Chunks that were under way with the one that failed come before this, and would take it with them in one commit.
+            while let Ok(true) = self.writer.run_alone(some_swept(&self.pins)).await {}
         }
         error
     }
@@ -535,18 +539,20 @@ pub(super) async fn store_chunks(
 }
 
 /// Frees a little of what belongs to nobody; whether there was some.
-async fn sweep_some(writer: &super::writer::Writer, pins: &Arc<Pins>) -> Result<bool, ServiceError> {
+fn some_swept(pins: &Arc<Pins>) -> impl AsyncFnOnce(&mut Connection) -> Result<bool, ServiceError> + Send + 'static {
     let held = pins.clone();
-    writer.run(async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?), |_| {}).await
+    async move |writer: &mut Connection| Ok(store::datasets::sweep(writer, &held.all(), SWEEP).await?)
 }
 
 /// Frees what belongs to nobody, a little at a time, for as long as the service lives.
 pub(crate) async fn sweep(writer: super::writer::Writer, pins: Arc<Pins>) {
     while !pins.stopped.load(Ordering::Acquire) {
-        match sweep_some(&writer, &pins).await {
+        match writer.run(some_swept(&pins), |_| {}).await {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => pins.released.notified().await,
             Err(ServiceError::Unavailable(_)) => return,
+            // There may be room again, or it was for another write of the same commit that there was none.
+            Err(error) if error.is_full() => _ = tokio::time::timeout(FULL_PAUSE, pins.released.notified()).await,
             Err(error) => {
                 tracing::error!(%error, "sweeping failed");
                 pins.released.notified().await;

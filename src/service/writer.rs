@@ -128,7 +128,19 @@ impl Writer {
         self.queue(false, work, publish).await
     }
 
-    /// The same for what somebody asked for and may have to answer for: what `work` says of it goes into the audit log, in the same transaction.
+    /// The same in a commit of its own, which fails for no reason but its own.
+    ///
+    /// # Errors
+    /// As [`Writer::run`].
+    pub(crate) async fn run_alone<T, F>(&self, work: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&mut Connection) -> Result<T, ServiceError> + Send + 'static,
+    {
+        self.queue(true, work, |_| {}).await
+    }
+
+    /// As [`Writer::run`], for what somebody asked for and may have to answer for: what `work` says of it goes into the audit log, in the same transaction.
     ///
     /// # Errors
     /// As [`Writer::run`].
