@@ -276,6 +276,14 @@ async fn run(
         if operations.is_empty() && updates.is_empty() {
             continue;
         }
+        if full && !broken.load(Ordering::Acquire) {
+            // The log may be what takes the room, and it is let to grow long: folded, it takes none. As soon as there is room for that, and
+            // nobody reads; until then it is tried before every commit.
+            match store::fold(&mut connection).await {
+                Ok(empty) => full = !empty,
+                Err(error) => note(&error.into(), broken, alarm),
+            }
+        }
         let (size, begun) = (updates.len(), Instant::now());
         let outcome = if broken.load(Ordering::Acquire) {
             Err(ServiceError::Unavailable("the database can no longer be written"))
@@ -301,14 +309,6 @@ async fn run(
                 operation.settle(Err(error.clone()));
             }
             learn::fail(updates.drain(..), &error);
-        }
-        if full && !broken.load(Ordering::Acquire) {
-            // The log may be what takes the room, and it is let to grow long: folded, it is written again from its beginning. As soon as there
-            // is room for that; until then it is tried with every commit.
-            match store::fold(&mut connection).await {
-                Ok(()) => full = false,
-                Err(error) => note(&error.into(), broken, alarm),
-            }
         }
     }
     if let Err(error) = store::close_writer(connection).await {

@@ -37,6 +37,8 @@ pub type Reader = sqlx::pool::PoolConnection<sqlx::Sqlite>;
 
 /// The oldest SQLite whose WAL mode is safe: 3.51.3 mends a race between checkpoint and write that can corrupt a database.
 const OLDEST_SQLITE: i32 = 3_051_003;
+/// How long a statement waits for those who hold the file.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What stands behind the database's name while a server makes a copy of it, and while it is restored.
 pub const COPY: &str = "-copy";
@@ -140,7 +142,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(if planted::has(Bug::SynchronousNormal) { SqliteSynchronous::Normal } else { SqliteSynchronous::Full })
         .foreign_keys(true)
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(PATIENCE)
         .pragma("trusted_schema", "OFF")
         .pragma("cell_size_check", "ON")
         // What is erased is overwritten, not only let go of.
@@ -221,10 +223,14 @@ pub async fn checkpoint(writer: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Folds the WAL into the file as far as that goes without waiting for anybody; what was folded is written over by what comes next.
-pub async fn fold(writer: &mut Connection) -> Result<(), StoreError> {
-    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(writer).await?;
-    Ok(())
+/// Folds the WAL into the file and empties it, if nobody reads just now: nobody is waited for. Whether it is empty.
+pub async fn fold(writer: &mut Connection) -> Result<bool, StoreError> {
+    sqlx::query("PRAGMA busy_timeout = 0").execute(&mut *writer).await?;
+    let folded: Result<(i64, i64, i64), _> = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *writer).await;
+    let patience = format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis());
+    sqlx::query(sqlx::AssertSqlSafe(patience)).execute(&mut *writer).await?;
+    let (busy, ..) = folded?;
+    Ok(busy == 0)
 }
 
 /// Folds the WAL into the file and closes the writer.
