@@ -518,3 +518,43 @@ async fn a_window_a_split_and_a_refit_after_a_drift_keep_their_past() {
     let expected = b[0] + b[2] * past(1) + b[3] * past(3) + b[4] * rows[usize::try_from(last - 1).unwrap()][0];
     agree(&predicted(&server, "drift", json!([{"x": 0}])).await, &[expected], 9.0);
 }
+
+/// A class of past values: what a classifier and a series keep are in one state.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_classifier_of_past_values_learns_as_it_is_refitted_and_remembers_after_a_restart() {
+    let (mut server, rows) = server(120).await;
+    let class = |row: &[f64; 2]| if row[1] > 5.0 { "high" } else { "low" };
+    let table = |rows: &[[f64; 2]]| {
+        let lines = rows.iter().map(|row| format!("{},{}\n", row[0], class(row)));
+        std::iter::once("x,c\n".to_owned()).chain(lines).collect::<String>()
+    };
+    let asked = |dataset: &str| {
+        let features = json!(["x", {"column": "x", "as": "lag", "lags": [1, 2]}]);
+        json!({"dataset": dataset, "target": "c", "features": features, "validation": {"kind": "time", "folds": 3}})
+    };
+    server.table("all", &table(&rows)).await;
+    server.table("first", &table(&rows[..60])).await;
+    server.fit("online", asked("first")).await;
+    let batch = server.fit("batch", asked("all")).await;
+    assert_eq!((&batch["validation"]["metric"], &batch["classes"]), (&json!("accuracy"), &json!(["high", "low"])));
+    for part in [&rows[60..61], &rows[61..120]] {
+        let learnt: Vec<Value> = part.iter().map(|row| json!({"x": row[0], "c": class(row)})).collect();
+        server.learn("online", json!({"rows": learnt})).await;
+    }
+    let before = server.get("/v1/models/online").expect(200).await.json();
+    agree(&coefficients(&before, "estimate"), &coefficients(&batch, "estimate"), 9.0);
+    let question = json!({"rows": [{"x": 0.25}, {"x": -2}]});
+    let said = server.predict("online", question.clone()).await;
+    let of_batch = server.predict("batch", question.clone()).await;
+    assert_eq!(said["predictions"], of_batch["predictions"]);
+    for row in 0..2 {
+        for name in ["high", "low"] {
+            let (one, other) = (&said["scores"][row][name], &of_batch["scores"][row][name]);
+            agree(&[one.as_f64().unwrap()], &[other.as_f64().unwrap()], 9.0);
+        }
+    }
+    server.restart().await;
+    assert_eq!(server.predict("online", question).await, said);
+    assert_eq!(server.get("/v1/models/online").expect(200).await.json()["coefficients"], before["coefficients"]);
+    server.post("/v1/models/online/forecast").json(&json!({"steps": 2})).refused(422, "not_a_series").await;
+}
