@@ -18,11 +18,10 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 
-use super::fault::{Fault, Faults, Lack};
+use super::fault::{Fault, Faults, Lack, escaped};
 use super::input::{InputKind, InputSchema};
 use super::rows::{
-    ID, LONGEST, MISSING, NO_ID, NO_TIMESTAMP, ParseError, Refusal, Rows, RowsOptions, escaped, missing, of_instant, repeatable,
-    too_many_rows,
+    ID, LONGEST, MISSING, NO_ID, NO_TIMESTAMP, ParseError, Refusal, Rows, RowsOptions, missing, of_instant, repeatable, too_many_rows,
 };
 use super::tensor::{MOST_EMPTY_ROWS, of_boolean, of_number};
 

@@ -9,6 +9,11 @@ pub struct Fault {
     pub detail: String,
 }
 
+/// A name as a part of a JSON pointer (RFC 6901).
+pub(crate) fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
 /// Faults kept of one request.
 const REPORTED: usize = 20;
 

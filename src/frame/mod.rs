@@ -24,6 +24,7 @@ pub mod write;
 
 pub use batches::{Batch, Batches, Full, LineTooLong, Lines};
 pub use erase::rows_where;
+pub(crate) use fault::escaped;
 pub use fault::{Fault, Faults, Lack};
 pub use input::{Input, InputKind, InputSchema, Unseen};
 pub use reader::{Format, ReadError, ReadOptions, Reader};

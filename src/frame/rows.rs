@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::fault::{Fault, Faults, Lack};
+use super::fault::{Fault, Faults, Lack, escaped};
 use super::infer::instant;
 use super::input::{InputKind, InputSchema, Spelling, Unseen};
 use super::scan::{Broken, Literal, Scan, plain_decimal};
@@ -644,11 +644,6 @@ impl InputSchema {
 
 fn syntax(detail: String) -> ParseError {
     ParseError::Syntax(Fault { pointer: String::new(), detail })
-}
-
-/// A name as a part of a JSON pointer (RFC 6901).
-pub(super) fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }
 
 /// Whether text of the caller's is short enough.

@@ -10,10 +10,10 @@
 //! Where such a server takes tensors, a cell may stand in lists of its own (`{"x": [1.5]}`), and one tensor may hold all inputs. What is
 //! simple goes the way of our own rows; what is nested goes the way of tensors. Not here: the members beside the rows.
 
-use super::fault::Fault;
+use super::fault::{Fault, escaped};
 use super::input::InputSchema;
 use super::nested::{Columns, Nested};
-use super::rows::{ParseError, Rows, RowsOptions, escaped, parse_arrays, parse_document, parse_objects};
+use super::rows::{ParseError, Rows, RowsOptions, parse_arrays, parse_document, parse_objects};
 use super::tensor::{Datatype, Tensor, parse_tensors};
 
 /// The member of the body under which the rows stand.

@@ -3,11 +3,10 @@
 
 use std::borrow::Cow;
 
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, escaped};
 use super::input::{InputKind, InputSchema};
 use super::rows::{
-    MISSING, NO_BOOLEAN, NO_NUMBER, NO_TIMESTAMP, NOT_FINITE, ParseError, Refusal, Rows, escaped, missing, most_rows, of_limited,
-    too_many_rows,
+    MISSING, NO_BOOLEAN, NO_NUMBER, NO_TIMESTAMP, NOT_FINITE, ParseError, Refusal, Rows, missing, most_rows, of_limited, too_many_rows,
 };
 
 /// The type of a tensor's elements.

@@ -179,7 +179,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
                 ("after", _) => page.after = value,
                 _ => {
                     let detail = "there is no such parameter; there are `limit` and `after`".to_owned();
-                    faults.push(Fault { pointer: format!("/{}", super::wire::escape(&name)), detail });
+                    faults.push(Fault { pointer: format!("/{}", crate::frame::escaped(&name)), detail });
                 }
             }
         }

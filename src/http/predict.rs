@@ -264,7 +264,7 @@ fn question_of(members: &[(std::borrow::Cow<'_, str>, &[u8])], question: &mut Qu
     let mut map = serde_json::Map::new();
     for (name, raw) in members {
         let value = serde_json::from_slice(raw).map_err(|_| {
-            ServiceError::Syntax(Fault { pointer: format!("/{}", super::wire::escape(name)), detail: format!("`{name}` is not JSON") })
+            ServiceError::Syntax(Fault { pointer: format!("/{}", crate::frame::escaped(name)), detail: format!("`{name}` is not JSON") })
         })?;
         map.insert(name.clone().into_owned(), value);
     }

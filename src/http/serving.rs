@@ -16,12 +16,12 @@ use super::error::{ApiError, Code};
 use super::extract::{self, Path};
 use super::inference::interval;
 use super::predict::{off_thread, stamp};
-use super::wire::{escape, not_of_its_form, refuse};
+use super::wire::{not_of_its_form, refuse};
 use super::{App, access, operations};
-use crate::frame::Fault;
 use crate::frame::reply::{push_json_string, push_number};
 use crate::frame::rows::{Rows, RowsOptions, parse_csv};
 use crate::frame::serving::{Form, parse_served};
+use crate::frame::{Fault, escaped};
 use crate::model::Document;
 use crate::model::prediction::Question;
 use crate::service::{Answerer, Caller, Holder, Predicted, ServiceError};
@@ -190,7 +190,7 @@ fn read_json(dialect: Dialect, body: &Bytes, answerer: &Answerer) -> Result<Aske
     for name in members.keys().take(20) {
         let shown = if name.len() <= 128 { name.as_str() } else { "" };
         faults.push(Fault {
-            pointer: format!("/{}", escape(shown)),
+            pointer: format!("/{}", escaped(shown)),
             detail: format!("there is no such member; there are {} and `{}`", listed(), dialect.beside()),
         });
     }
@@ -222,7 +222,7 @@ fn question(params: &RawValue, faults: &mut Vec<Fault>) -> Result<Question, ApiE
     for name in params.keys().filter(|name| !matches!(name.as_str(), "interval" | "level")).take(20) {
         let shown = if name.len() <= 128 { name.as_str() } else { "" };
         let detail = "there is no such parameter; there are `interval` and `level`".to_owned();
-        faults.push(Fault { pointer: format!("/params/{}", escape(shown)), detail });
+        faults.push(Fault { pointer: format!("/params/{}", escaped(shown)), detail });
     }
     Ok(Question { interval: interval(&params, "/params")?, ..Question::default() })
 }

@@ -89,7 +89,7 @@ fn shares(fields: Fields, place: &str, faults: &mut Vec<Fault>) -> Vec<(String, 
     let share = |(name, value): (String, Value)| match value.as_f64() {
         Some(share) => (name, share),
         None => {
-            let pointer = format!("{place}/{}", super::wire::escape(&name));
+            let pointer = format!("{place}/{}", crate::frame::escaped(&name));
             faults.push(Fault { pointer, detail: "a share is a number above 0".to_owned() });
             (name, 1.0)
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::error::{ApiError, Code};
-use crate::frame::Fault;
+use crate::frame::{Fault, escaped};
 use crate::service::ServiceError;
 
 /// Why JSON is not what it should be: a word that JSON does not have, a value of another kind, or no JSON at all. The caller's values are
@@ -77,7 +77,7 @@ impl Fields {
     }
 
     pub(super) fn fault(&mut self, field: &str, detail: impl Into<String>) {
-        let pointer = if field.is_empty() { self.pointer.clone() } else { format!("{}/{}", self.pointer, escape(field)) };
+        let pointer = if field.is_empty() { self.pointer.clone() } else { format!("{}/{}", self.pointer, escaped(field)) };
         self.faults.push(Fault { pointer, detail: detail.into() });
     }
 
@@ -177,7 +177,7 @@ impl Fields {
                 }
                 None => {
                     let detail = "is not a finite number".to_owned();
-                    self.faults.push(Fault { pointer: format!("{}/{}", inner.pointer, escape(&name)), detail });
+                    self.faults.push(Fault { pointer: format!("{}/{}", inner.pointer, escaped(&name)), detail });
                 }
             }
         }
@@ -186,7 +186,7 @@ impl Fields {
 
     /// Notes that a field is missing, unless something else is already said of it; the value stands in until the request is refused.
     pub(super) fn lacks<T: Default>(&mut self, field: &str) -> T {
-        let pointer = format!("{}/{}", self.pointer, escape(field));
+        let pointer = format!("{}/{}", self.pointer, escaped(field));
         if self.faults.iter().all(|fault| fault.pointer != pointer) {
             self.fault(field, format!("`{field}` is required"));
         }
@@ -195,7 +195,7 @@ impl Fields {
 
     pub(super) fn object(&mut self, field: &str) -> Option<Self> {
         match self.take(field)? {
-            Value::Object(map) => Some(Self::nested(format!("{}/{}", self.pointer, escape(field)), map)),
+            Value::Object(map) => Some(Self::nested(format!("{}/{}", self.pointer, escaped(field)), map)),
             _ => {
                 self.fault(field, format!("`{field}` is an object"));
                 None
@@ -234,9 +234,4 @@ pub(super) fn refuse(code: Code, mut faults: Vec<Fault>) -> Result<(), ApiError>
         Code::NotSupported => ServiceError::NotSupported(faults).into(),
         _ => ServiceError::Request(faults).into(),
     })
-}
-
-/// A member name inside a JSON pointer (RFC 6901).
-pub(super) fn escape(member: &str) -> String {
-    member.replace('~', "~0").replace('/', "~1")
 }

@@ -77,7 +77,7 @@ impl Plan {
                 name
             }
         };
-        let place = |text: &str| format!("{split}/{}", text.replace('~', "~0").replace('/', "~1"));
+        let place = |text: &str| format!("{split}/{}", crate::frame::escaped(text));
         let named: Vec<(String, f64, String)> = arms.into_iter().map(|(text, share)| (member(&text, &place(&text)), share, text)).collect();
         let shadows: Vec<String> = shadows.iter().enumerate().map(|(index, text)| member(text, &format!("/shadow/{index}"))).collect();
         for (_, share, text) in &named {

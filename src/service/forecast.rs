@@ -13,7 +13,7 @@ use super::error::ServiceError;
 use super::{Service, rolling};
 use crate::features::RowBuffer;
 use crate::frame::rows::Rows;
-use crate::frame::{Fault, Faults, InputSchema};
+use crate::frame::{Fault, Faults, InputSchema, escaped};
 use crate::lsq;
 use crate::lsq::inference::student_t_quantile;
 use crate::model::State;
@@ -167,7 +167,7 @@ fn iterated(version: &Version, state: &State, rows: &[f64], steps: usize) -> Res
             cells[place] = rows[row * inputs.len() + input];
             if cells[place].is_nan() {
                 let name = &inputs.inputs()[input].name;
-                let pointer = || format!("/rows/{row}/{}", name.replace('~', "~0").replace('/', "~1"));
+                let pointer = || format!("/rows/{row}/{}", escaped(name));
                 faults.push(pointer, || {
                     format!("row {}, column {name:?}: is missing, and step {} takes it as a past value", row + 1, step + 1)
                 });

@@ -760,7 +760,7 @@ fn check_members(model: &Model, plan: &Plan, split: &str) -> Result<(), ServiceE
 
 fn pointer(plan: &Plan, split: &str, place: usize) -> String {
     match plan.arms.get(place) {
-        Some(arm) => format!("{split}/{}", arm.name.replace('~', "~0").replace('/', "~1")),
+        Some(arm) => format!("{split}/{}", crate::frame::escaped(&arm.name)),
         None => format!("/shadow/{}", place - plan.arms.len()),
     }
 }

@@ -10,9 +10,9 @@ use memchr::{memchr, memrchr};
 use super::table::{Complaint, Table, shown};
 use super::token::{Item, Mistake, Nesting, elements, members, whole_string};
 use super::{Emit, HEAD_BYTES, LONGEST_ROW, ReadError, ReadOptions, WIDEST, empty};
-use crate::frame::Summary;
 use crate::frame::infer::Evidence;
 use crate::frame::schema;
+use crate::frame::{Summary, escaped};
 
 /// Bytes of a piece that are looked at together: bounds what is copied of it.
 const SLICE: usize = 256 << 10;
@@ -406,7 +406,7 @@ impl DocumentReader {
             "columns" => Member::Columns,
             "data" => Member::Data,
             _ => {
-                let pointer = format!("/{}", key.chars().take(128).collect::<String>().replace('~', "~0").replace('/', "~1"));
+                let pointer = format!("/{}", escaped(&key.chars().take(128).collect::<String>()));
                 return Err(ReadError::fault(pointer, "a table has `rows`, or `columns` and `data`, and nothing else".to_owned()));
             }
         };

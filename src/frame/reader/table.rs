@@ -11,7 +11,7 @@ use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer
 use super::token::Token;
 use super::{Emit, ReadError, ReadOptions, WIDEST};
 use crate::frame::Frame;
-use crate::frame::fault::Faults;
+use crate::frame::fault::{Faults, escaped};
 use crate::frame::infer::{self, CellKind};
 use crate::frame::schema::{self, Column, ColumnType, Schema};
 use crate::frame::summary::{ColumnSummary, Summary};
@@ -422,7 +422,7 @@ impl Table {
                 growing.push_missing(self.row);
                 let (rows, line, name) = (self.rows, self.line, &growing.name);
                 self.faults.push(
-                    || format!("/rows/{rows}/{}", name.replace('~', "~0").replace('/', "~1")),
+                    || format!("/rows/{rows}/{}", escaped(name)),
                     || format!("{}, column {}: {complaint}", place(rows, line), shown(name)),
                 );
             }
@@ -434,7 +434,7 @@ impl Table {
         let (rows, line) = (self.rows, self.line);
         self.faults.push(
             || {
-                let member = member.map(|member| format!("/{}", clipped(member).replace('~', "~0").replace('/', "~1")));
+                let member = member.map(|member| format!("/{}", escaped(clipped(member))));
                 format!("/rows/{rows}{}", member.unwrap_or_default())
             },
             || format!("{}: {}", place(rows, line), complaint()),
