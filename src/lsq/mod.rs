@@ -84,6 +84,7 @@ pub use recursive::{Gathered, Information};
 pub use reduction::{ComponentRegression, Components, Keep, Reduction, Sketch, component_regression, principal_components};
 pub use ridge_path::{PathPoint as RidgePathPoint, RidgePath, ridge_path};
 pub use robust::{Loss, Robust, RobustFit, robust};
+pub(crate) use validation::Errors;
 pub use validation::{
     Estimate, FoldScore, HeldOut, Listener, Plan, Remade, Spread, Training, Validation, fold_of, predict, validate, validate_least_squares,
     validate_remade,

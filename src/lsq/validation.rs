@@ -401,7 +401,7 @@ fn count(source: &mut dyn RowSource) -> Result<u64, Error> {
 
 /// Sums over held-out rows of one response.
 #[derive(Clone, Copy, Default)]
-struct Errors {
+pub(crate) struct Errors {
     rows: u64,
     weight: f64,
     squares: f64,
@@ -412,7 +412,8 @@ struct Errors {
 }
 
 impl Errors {
-    fn learn(&mut self, error: f64, shifted: f64, weight: f64) {
+    /// Counts a row, of which `shifted` is the response less something near its mean; a row without weight is none.
+    pub(crate) fn learn(&mut self, error: f64, shifted: f64, weight: f64) {
         if weight > 0.0 {
             self.rows += 1;
             self.weight += weight;
@@ -432,7 +433,8 @@ impl Errors {
         self.spread += other.spread;
     }
 
-    fn score(&self) -> FoldScore {
+    /// What they say; NaN where there is nothing to say it by.
+    pub(crate) fn score(&self) -> FoldScore {
         let total = self.spread - self.level * self.level / self.weight;
         // Below this nothing but rounding is left of the responses' own spread.
         let varies = total > 1e-14 * self.spread;

@@ -20,32 +20,6 @@ const WORK: u64 = 20_000_000_000;
 /// Cells of a series at the most: half a gigabyte.
 pub(super) const CELLS: u64 = 1 << 26;
 
-/// Weighted sums of errors.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sums {
-    rows: u64,
-    weight: f64,
-    squares: f64,
-    sizes: f64,
-}
-
-impl Sums {
-    fn add(&mut self, error: f64, weight: f64) {
-        self.rows += 1;
-        self.weight += weight;
-        self.squares += weight * error * error;
-        self.sizes += weight * error.abs();
-    }
-
-    fn rmse(&self) -> Option<f64> {
-        finite((self.squares / self.weight).sqrt())
-    }
-
-    fn mae(&self) -> Option<f64> {
-        finite(self.sizes / self.weight)
-    }
-}
-
 /// What the model of one fold is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fold<'a> {
@@ -74,7 +48,7 @@ pub(super) fn scores(
         return Err(ServiceError::request("/validation/steps", "forecasts of so many steps from every row take too long: ask for fewer"));
     }
     let steps = steps as usize;
-    let mut own = vec![Sums::default(); steps * responses];
+    let mut own = vec![lsq::Errors::default(); steps * responses];
     let mut last = own.clone();
     let (mut buffer, mut cells) = (RowBuffer::default(), Vec::new());
     for (fold, segment) in folds.iter().zip(1..) {
@@ -103,21 +77,18 @@ pub(super) fn scores(
                     let linear: f64 = x.iter().zip(slopes.col_as_slice(target)).map(|(x, slope)| x * slope).sum();
                     let predicted = linear + intercepts.get(target).copied().unwrap_or(0.0);
                     path.push(predicted);
-                    if weight > 0.0 {
-                        let observed = series.responses[row * responses + target];
-                        own[target * steps + step].add(observed - predicted, weight);
-                        last[target * steps + step].add(observed - series.responses[origin * responses + target], weight);
-                    }
+                    let observed = series.responses[row * responses + target];
+                    let unchanged = series.responses[origin * responses + target];
+                    own[target * steps + step].learn(observed - predicted, observed - unchanged, weight);
+                    last[target * steps + step].learn(observed - unchanged, observed - unchanged, weight);
                 }
             }
         }
     }
-    let record = |(step, (own, last)): (u32, (&Sums, &Sums))| StepRecord {
-        step,
-        rows: own.rows,
-        rmse: own.rmse(),
-        mae: own.mae(),
-        last_value: LastValueRecord { rmse: last.rmse(), mae: last.mae() },
+    let record = |(step, (own, last)): (u32, (&lsq::Errors, &lsq::Errors))| {
+        let (own, last) = (own.score(), last.score());
+        let last_value = LastValueRecord { rmse: finite(last.rmse), mae: finite(last.mae) };
+        StepRecord { step, rows: own.rows, rmse: finite(own.rmse), mae: finite(own.mae), last_value }
     };
     Ok(own.chunks(steps).zip(last.chunks(steps)).map(|(own, last)| (1..).zip(own.iter().zip(last)).map(record).collect()).collect())
 }
