@@ -23,6 +23,8 @@ mod limits;
 mod malformed;
 mod online;
 mod operations;
+#[path = "../shared/pack.rs"]
+mod pack;
 mod packed;
 mod predict;
 mod predict_stream;

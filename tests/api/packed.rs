@@ -1,23 +1,9 @@
 //! Packed bodies, unpacked as they arrive. What bombs cost is measured in `tests/weather`.
 
-use async_compression::tokio::bufread::{GzipEncoder, ZlibEncoder, ZstdEncoder};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, BufReader};
 
 use crate::client::{Request, Server};
-
-/// Packs what a reader gives.
-async fn pack(encoding: &str, plain: impl tokio::io::AsyncRead + Unpin) -> Vec<u8> {
-    let plain = BufReader::with_capacity(1 << 20, plain);
-    let mut out = Vec::new();
-    match encoding {
-        "gzip" => GzipEncoder::new(plain).read_to_end(&mut out).await,
-        "deflate" => ZlibEncoder::new(plain).read_to_end(&mut out).await,
-        _ => ZstdEncoder::new(plain).read_to_end(&mut out).await,
-    }
-    .unwrap();
-    out
-}
+use crate::pack::pack;
 
 /// A request whose body is packed.
 fn packed_by<'a>(encoding: &'static str, request: Request<'a>) -> Request<'a> {

@@ -1,10 +1,9 @@
 //! Bodies that are more than they look: a few bytes that unpack to very many, and JSON of a form that is dear to read. They are refused, in
 //! little memory.
 
-use async_compression::tokio::bufread::{GzipEncoder, ZlibEncoder, ZstdEncoder};
 use futures_util::StreamExt as _;
-use tokio::io::{AsyncReadExt as _, BufReader};
 
+use crate::pack::pack;
 use crate::server::{JSON, Server};
 use crate::setting;
 
@@ -14,18 +13,10 @@ const MOST: f64 = 64.0;
 const PIECE: usize = 256;
 
 /// So many MiB of a row, packed.
-async fn pack(encoding: &str, row: &[u8]) -> Vec<u8> {
+async fn packed(encoding: &str, row: &[u8]) -> Vec<u8> {
     let rows = bytes::Bytes::from(row.repeat((1 << 20) / row.len()));
     let rows = futures_util::stream::repeat(rows).take(PIECE).map(Ok::<_, std::io::Error>);
-    let plain = BufReader::with_capacity(1 << 20, tokio_util::io::StreamReader::new(rows));
-    let mut out = Vec::new();
-    match encoding {
-        "gzip" => GzipEncoder::new(plain).read_to_end(&mut out).await,
-        "deflate" => ZlibEncoder::new(plain).read_to_end(&mut out).await,
-        _ => ZstdEncoder::new(plain).read_to_end(&mut out).await,
-    }
-    .unwrap();
-    out
+    pack(encoding, tokio_util::io::StreamReader::new(rows)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +28,7 @@ async fn a_bomb_ends_at_its_limit_and_costs_little() {
     let mut bombs = Vec::new();
     for encoding in ["gzip", "deflate", "zstd"] {
         for row in [&b"{\"x\":1.5,\"y\":1.5}\n"[..], b"{\"x\":1.5}\n"] {
-            let piece = pack(encoding, row).await;
+            let piece = packed(encoding, row).await;
             bombs.push((encoding, if encoding == "deflate" { piece } else { piece.repeat(pieces) }));
         }
     }

@@ -17,6 +17,8 @@
 mod bombs;
 mod crowds;
 mod framing;
+#[path = "../shared/pack.rs"]
+mod pack;
 #[cfg(debug_assertions)]
 mod panics;
 mod server;
