@@ -140,7 +140,8 @@ impl Writer {
         self.queue(true, work, |_| {}).await
     }
 
-    /// As [`Writer::run`], for what somebody asked for and may have to answer for: what `work` says of it goes into the audit log, in the same transaction.
+    /// As [`Writer::run`], for what somebody asked for and may have to answer for: what `work` says of it goes into the audit log, in the same
+    /// transaction.
     ///
     /// # Errors
     /// As [`Writer::run`].
@@ -344,8 +345,7 @@ fn note(error: &ServiceError, broken: &AtomicBool, alarm: &watch::Sender<bool>) 
 
 /// A full disk may clear; after a failed write or sync nobody knows what is on disk.
 fn is_final(error: &StoreError) -> bool {
-    const FULL: i32 = 13;
-    error.is_storage_failure() && error.primary_code() != Some(FULL)
+    error.is_storage_failure() && !error.is_full()
 }
 
 /// What is told of work that panicked.
